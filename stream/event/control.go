@@ -1,0 +1,66 @@
+package event
+
+// Control is an instruction to the running engine: who, when, why.
+type Control struct {
+	ID    ID          `json:"id"`
+	Kind  ControlKind `json:"kind"`
+	Scope string      `json:"scope"` // all, account:X or symbol:Y
+	Who   string      `json:"who"`
+	Why   string      `json:"why"`
+	Time  int64       `json:"time"`
+	// Hash and Body carry a rule set or limits: its identity and its canonical
+	// form.
+	Hash ID     `json:"hash,omitzero"`
+	Body []byte `json:"body,omitempty"`
+}
+
+// Dead is a record that could not be used, with the reason.
+type Dead struct {
+	ID     ID     `json:"id"` // DeadID
+	Role   string `json:"role"`
+	Reason string `json:"reason"`
+	Key    []byte `json:"key"`
+	Value  []byte `json:"value"`
+	Time   int64  `json:"time"`
+	// Lineage is where the record lies; its topic is empty for a frame that
+	// never became a record.
+	Lineage Lineage `json:"lineage"`
+}
+
+// Incarnation names one life of a topic: a topic that is deleted and created
+// again has another. The first record of a topic in `meta` counts.
+type Incarnation struct {
+	Topic      string `json:"topic"`
+	ID         ID     `json:"id"`
+	Partitions uint32 `json:"partitions"`
+	Time       int64  `json:"time"`
+}
+
+// SinkPlan announces one landing before its first insert: the records First to
+// Last (inclusive) of a partition, whose inserts carry tokens made from Token.
+type SinkPlan struct {
+	Topic       string `json:"topic"`
+	Partition   int32  `json:"partition"`
+	Incarnation ID     `json:"incarnation"`
+	First       int64  `json:"first"`
+	Last        int64  `json:"last"`
+	Token       string `json:"token"`
+	Epoch       uint32 `json:"epoch,omitempty"`
+	Time        int64  `json:"time"`
+}
+
+// RuleStart states from which offset of a partition of md a rule set applies.
+type RuleStart struct {
+	RuleSet     ID     `json:"rule_set"`
+	Partition   int32  `json:"partition"`
+	Incarnation ID     `json:"incarnation"`
+	First       int64  `json:"first"`
+	Epoch       uint32 `json:"epoch,omitempty"`
+	Time        int64  `json:"time"`
+}
+
+// DeadID is the identity of a dead letter.
+func DeadID(role string, l Lineage, value []byte) ID {
+	return Hash([]byte("dead"), []byte(role), []byte(l.Topic), []byte{byte(l.Partition >> 24), byte(l.Partition >> 16), byte(l.Partition >> 8), byte(l.Partition)},
+		[]byte{byte(l.Offset >> 56), byte(l.Offset >> 48), byte(l.Offset >> 40), byte(l.Offset >> 32), byte(l.Offset >> 24), byte(l.Offset >> 16), byte(l.Offset >> 8), byte(l.Offset)}, value)
+}
