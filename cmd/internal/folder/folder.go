@@ -1,0 +1,217 @@
+// Package folder is the data folder of one engine: where everything lies, who
+// holds which part of it, and at which addresses its live owners listen.
+//
+// It must not know what is in the files of the parts. Start with Open, then
+// Lock and Announce.
+package folder
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Folder is an opened data folder.
+type Folder struct{ root string }
+
+// Default returns the folder used when none is named: $AUTOHEDGE_DATA, else
+// $XDG_DATA_HOME/autohedge, else ~/.local/share/autohedge.
+func Default() (string, error) {
+	if dir := os.Getenv("AUTOHEDGE_DATA"); dir != "" {
+		return dir, nil
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "autohedge"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the data folder: %w; name one with --data or AUTOHEDGE_DATA", err)
+	}
+	return filepath.Join(home, ".local", "share", "autohedge"), nil
+}
+
+// Open makes the folder if it is not there; an empty path is the default.
+func Open(root string) (*Folder, error) {
+	if root == "" {
+		var err error
+		if root, err = Default(); err != nil {
+			return nil, err
+		}
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("opening data folder %s: %w", root, err)
+	}
+	f := &Folder{root: root}
+	for _, dir := range []string{root, f.Run()} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, fmt.Errorf("making data folder: %w; choose another with --data or AUTOHEDGE_DATA", err)
+		}
+	}
+	return f, nil
+}
+
+// Root is the folder itself.
+func (f *Folder) Root() string { return f.root }
+
+// The parts of the folder.
+
+// Kafka is the embedded broker's part.
+func (f *Folder) Kafka() string { return filepath.Join(f.root, "kafka") }
+
+// ClickHouse is the embedded engine's part.
+func (f *Folder) ClickHouse() string { return filepath.Join(f.root, "clickhouse") }
+
+// Paper is the paper broker's part.
+func (f *Folder) Paper() string { return filepath.Join(f.root, "paper") }
+
+// Sim is the simulator's part.
+func (f *Folder) Sim() string { return filepath.Join(f.root, "sim") }
+
+// Halt is the file whose presence halts all trading.
+func (f *Folder) Halt() string { return filepath.Join(f.root, "halt") }
+
+// Socket is where execution takes halt and resume.
+func (f *Folder) Socket() string { return filepath.Join(f.root, "execution.sock") }
+
+// Run holds the addresses of live owners.
+func (f *Folder) Run() string { return filepath.Join(f.root, "run") }
+
+// parts are what Clear removes: all but the locks and the latch that only a
+// named human lifts.
+var parts = []string{"kafka", "clickhouse", "paper", "sim", "spill", "feed"}
+
+// Clear removes all data; the caller holds the lock of the whole folder. The
+// halt file stays: beginning anew is no resume.
+func (f *Folder) Clear() error {
+	for _, p := range parts {
+		if err := os.RemoveAll(filepath.Join(f.root, p)); err != nil {
+			return fmt.Errorf("clearing data folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// HeldError says that another process holds a part of the folder.
+type HeldError struct {
+	What string // "data folder", "kafka"
+	Path string
+	PID  int // 0 when the holder has not written it yet
+}
+
+func (e *HeldError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("%s %s is in use by another process", e.What, e.Path)
+	}
+	return fmt.Sprintf("%s %s is in use by process %d: stop it, or choose another folder with --data", e.What, e.Path, e.PID)
+}
+
+// Lock is held until Unlock or the end of the process, however that comes.
+type Lock struct{ file *os.File }
+
+// Lock takes a part for this process: "" is the whole folder, else "kafka",
+// "clickhouse", ... A *HeldError names the process that has it.
+func (f *Folder) Lock(part string) (*Lock, error) {
+	what, path := "data folder", f.root
+	if part != "" {
+		what, path = part, filepath.Join(f.root, part)
+		if err := os.MkdirAll(path, 0o750); err != nil {
+			return nil, fmt.Errorf("making folder of %s: %w", part, err)
+		}
+	}
+	file, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a path of ours
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", what, err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+		held := &HeldError{What: what, Path: path, PID: readPID(file)}
+		closeQuietly(file)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, held
+		}
+		return nil, fmt.Errorf("locking %s %s: %w", what, path, err)
+	}
+	if err := file.Truncate(0); err == nil {
+		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		closeQuietly(file)
+		return nil, fmt.Errorf("locking %s: %w", what, err)
+	}
+	return &Lock{file: file}, nil
+}
+
+// Unlock releases the part.
+func (l *Lock) Unlock() { closeQuietly(l.file) }
+
+func readPID(file *os.File) int {
+	var buf [32]byte
+	n, err := file.ReadAt(buf[:], 0)
+	if n == 0 && err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(bytes.TrimRight(buf[:n], "\x00"))))
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
+func closeQuietly(file *os.File) {
+	if err := file.Close(); err != nil {
+		return // the kernel releases the lock all the same
+	}
+}
+
+// Announcement is what a live owner of a part writes to run/<part>.json.
+type Announcement struct {
+	PID  int    `json:"pid"`
+	Addr string `json:"addr"` // host:port, or a URL
+}
+
+// Announce writes run/<part>.json, whole or not at all.
+func (f *Folder) Announce(part, addr string) error {
+	text, err := json.Marshal(Announcement{PID: os.Getpid(), Addr: addr})
+	if err != nil {
+		return fmt.Errorf("announcing %s: %w", part, err)
+	}
+	path := filepath.Join(f.Run(), part+".json")
+	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("announcing %s: %w", part, err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("announcing %s: %w", part, err)
+	}
+	return nil
+}
+
+// Withdraw removes run/<part>.json if it is this process's.
+func (f *Folder) Withdraw(part string) {
+	if a, ok := f.Owner(part); ok && a.PID == os.Getpid() {
+		if err := os.Remove(filepath.Join(f.Run(), part+".json")); err != nil {
+			return // a stale one is recognised by its dead process
+		}
+	}
+}
+
+// Owner returns the announcement of a part's live owner.
+func (f *Folder) Owner(part string) (Announcement, bool) {
+	text, err := os.ReadFile(filepath.Join(f.Run(), part+".json")) //nolint:gosec // a path of ours
+	if err != nil {
+		return Announcement{}, false
+	}
+	var a Announcement
+	if err := json.Unmarshal(text, &a); err != nil || a.PID <= 0 {
+		return Announcement{}, false
+	}
+	if err := syscall.Kill(a.PID, 0); err != nil && !errors.Is(err, syscall.EPERM) {
+		return Announcement{}, false
+	}
+	return a, true
+}

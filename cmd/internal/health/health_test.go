@@ -1,0 +1,70 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func get(t *testing.T, b *Board, path string) (int, Report) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	var r Report
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	return w.Code, r
+}
+
+func TestReadinessAndDependencies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBoard(t.TempDir())
+		var broken error
+		b.Add("kafka", func(context.Context) error { return broken })
+		b.Wait("sinks")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go b.Watch(ctx, time.Second)
+		synctest.Wait()
+		if code, _ := get(t, b, "/livez"); code != 200 {
+			t.Errorf("livez while starting: %d", code)
+		}
+		if code, _ := get(t, b, "/readyz"); code != 503 {
+			t.Errorf("readyz while starting: %d", code)
+		}
+		b.SetPhase("running")
+		if code, _ := get(t, b, "/readyz"); code != 503 {
+			t.Errorf("readyz while a role is not ready: %d", code)
+		}
+		b.Done("sinks")
+		if code, r := get(t, b, "/health"); code != 200 || r.Dependencies["kafka"].Status != "up" || r.Disk == nil || r.Memory == nil {
+			t.Errorf("health: %d %+v", code, r)
+		}
+		broken = errors.New("no answer")
+		time.Sleep(1500 * time.Millisecond)
+		if code, r := get(t, b, "/health"); code != 200 || r.Dependencies["kafka"].Status != "failing" {
+			t.Errorf("after one failure: %d %+v", code, r)
+		}
+		time.Sleep(2 * time.Second)
+		if code, r := get(t, b, "/health"); code != 503 || r.Dependencies["kafka"].Status != "down" || r.Dependencies["kafka"].Error != "no answer" {
+			t.Errorf("after three failures: %d %+v", code, r)
+		}
+		broken = nil
+		time.Sleep(time.Second)
+		if code, _ := get(t, b, "/readyz"); code != 200 {
+			t.Errorf("after recovery: %d", code)
+		}
+		b.SetPhase("stopping")
+		if code, _ := get(t, b, "/readyz"); code != 503 {
+			t.Errorf("readyz while stopping: %d", code)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
