@@ -11,7 +11,7 @@ import (
 // decimals: udecimal would truncate it silently beyond 19.
 func Mul(a, b event.Decimal) (event.Decimal, error) {
 	if int(a.Scale())+int(b.Scale()) > event.MaxScale {
-		a, b = trim(a), trim(b)
+		a, b = Trim(a), Trim(b)
 		if int(a.Scale())+int(b.Scale()) > event.MaxScale {
 			return event.Decimal{}, fmt.Errorf("multiplying %s by %s: %w", a, b, event.ErrNotExact)
 		}
@@ -58,8 +58,8 @@ func Abs(a event.Decimal) event.Decimal {
 	return a
 }
 
-// trim drops trailing zeros behind the decimal point.
-func trim(d event.Decimal) event.Decimal {
+// Trim drops trailing zeros behind the decimal point.
+func Trim(d event.Decimal) event.Decimal {
 	if d.Scale() == 0 {
 		return d
 	}

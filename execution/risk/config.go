@@ -1,0 +1,99 @@
+package risk
+
+import (
+	"strings"
+	"time"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// Config is one account's hard limits.
+type Config struct {
+	Symbols             []string      `yaml:"symbols" doc:"what may be traded: venue|symbol or symbol as the venue writes it; \"*\" is every known instrument"`
+	MaxOrderQty         event.Decimal `yaml:"max_order_qty" doc:"largest order, in base currency"`
+	MaxOrderNotional    event.Decimal `yaml:"max_order_notional" doc:"largest order, in quote currency"`
+	MaxPositionNotional event.Decimal `yaml:"max_position_notional" doc:"largest position a symbol, working orders counted as filled, in quote currency"`
+	CollarBps           event.Decimal `yaml:"collar_bps" doc:"how far an order's price may be from the last quote, in basis points"`
+	MaxDriftBps         event.Decimal `yaml:"max_drift_bps" doc:"how far the price may have moved against the signal, in basis points; a signal may ask for less"`
+	MaxQuoteAge         time.Duration `yaml:"max_quote_age" doc:"an older quote is as good as none"`
+	MaxDecisionAge      time.Duration `yaml:"max_decision_age" doc:"an older decision is not acted on, whatever its deadline"`
+	MaxOrdersPerSecond  int           `yaml:"max_orders_per_second" doc:"orders sent in any second"`
+	MaxOrdersPerMinute  int           `yaml:"max_orders_per_minute" doc:"orders sent in any minute"`
+	MaxDailyLoss        event.Decimal `yaml:"max_daily_loss" doc:"loss since midnight UTC, in each quote currency, after which only reducing orders pass"`
+}
+
+// DefaultConfig returns limits for a paper account that trades about 1,000 of
+// quote currency at a time: two orders in one direction fit, a third does not.
+func DefaultConfig() Config {
+	return Config{
+		Symbols:             []string{"*"},
+		MaxOrderQty:         event.MustDecimal("10000"),
+		MaxOrderNotional:    event.MustDecimal("2000"),
+		MaxPositionNotional: event.MustDecimal("2500"),
+		CollarBps:           event.MustDecimal("100"),
+		MaxDriftBps:         event.MustDecimal("50"),
+		MaxQuoteAge:         5 * time.Second,
+		MaxDecisionAge:      5 * time.Second,
+		MaxOrdersPerSecond:  10,
+		MaxOrdersPerMinute:  300,
+		MaxDailyLoss:        event.MustDecimal("500"),
+	}
+}
+
+// Validate reports every value that is no limit.
+func (c *Config) Validate() component.Problems {
+	var p component.Problems
+	if len(c.Symbols) == 0 {
+		p.Addf("symbols", "is empty, so nothing could be traded: list venue|symbol or symbol, or \"*\"")
+	}
+	for _, s := range c.Symbols {
+		if strings.TrimSpace(s) == "" {
+			p.Addf("symbols", "holds an empty name: want venue|symbol, symbol or \"*\"")
+		}
+	}
+	for _, d := range []struct {
+		path  string
+		value event.Decimal
+	}{
+		{"max_order_qty", c.MaxOrderQty}, {"max_order_notional", c.MaxOrderNotional}, {"max_position_notional", c.MaxPositionNotional},
+		{"collar_bps", c.CollarBps}, {"max_drift_bps", c.MaxDriftBps}, {"max_daily_loss", c.MaxDailyLoss},
+	} {
+		if d.value.Sign() <= 0 {
+			p.Addf(d.path, "is %s: want a number above 0", d.value)
+		} else if d.value.Cmp(absurd) >= 0 {
+			p.Addf(d.path, "is %s: want a number below %s", d.value, absurd)
+		}
+	}
+	for _, d := range []struct {
+		path  string
+		value event.Decimal
+	}{{"collar_bps", c.CollarBps}, {"max_drift_bps", c.MaxDriftBps}} {
+		if d.value.Cmp(event.NewDecimal(10000, 0)) > 0 {
+			p.Addf(d.path, "is %s: want at most 10000, which is the whole price", d.value)
+		}
+		if d.value.Scale() > 4 {
+			p.Addf(d.path, "is %s: want at most 4 decimals", d.value)
+		}
+	}
+	for _, d := range []struct {
+		path  string
+		value time.Duration
+	}{{"max_quote_age", c.MaxQuoteAge}, {"max_decision_age", c.MaxDecisionAge}} {
+		if d.value <= 0 {
+			p.Addf(d.path, "is %s: want a duration above 0, such as 5s", d.value)
+		}
+	}
+	if c.MaxOrdersPerSecond < 1 {
+		p.Addf("max_orders_per_second", "is %d: want at least 1", c.MaxOrdersPerSecond)
+	}
+	if c.MaxOrdersPerMinute < c.MaxOrdersPerSecond {
+		p.Addf("max_orders_per_minute", "is %d: want at least max_orders_per_second, %d", c.MaxOrdersPerMinute, c.MaxOrdersPerSecond)
+	}
+	if c.MaxOrderNotional.Cmp(c.MaxPositionNotional) > 0 {
+		p.Warnf("max_order_notional", "is %s, above max_position_notional, %s: the position limit decides alone", c.MaxOrderNotional, c.MaxPositionNotional)
+	}
+	return p
+}
+
+var _ component.Validator = (*Config)(nil)

@@ -1,0 +1,241 @@
+package risk
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/stream/event"
+	"pgregory.net/rapid"
+)
+
+var dec = event.MustDecimal
+
+const now = int64(1_800_000_000_000_000_000)
+
+func base() (*event.Decision, View) {
+	d := &event.Decision{
+		ID: event.ID{1}, Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Action: event.ActionLong, Side: event.Buy,
+		Qty: event.Some(dec("0.02")), Type: event.Market, TIF: event.IOC, RefPrice: dec("50000"), Deadline: now + 1e9, Time: now - 1e6,
+		SignalTime: now - 2e6, MaxDriftBps: dec("20"),
+	}
+	v := View{
+		Now: now, DayPnL: event.Some(event.Decimal{}),
+		Instrument: &event.Instrument{Venue: "binance", Symbol: "BTCUSDT", Quote: "USDT", PriceTick: dec("0.01"), QtyStep: dec("0.00001"), MinQty: event.Some(dec("0.0001")), MinNotional: event.Some(dec("5"))},
+		Quote:      &Quote{Bid: dec("49999"), Ask: dec("50001"), RecvTime: now - 1e6},
+	}
+	return d, v
+}
+
+// TestLimits changes one thing at a time of an order that passes. Every limit
+// must be hit, and its message must hold the numbers.
+func TestLimits(t *testing.T) {
+	limit := func(d *event.Decision, price string) {
+		d.Type, d.TIF, d.LimitPrice = event.Limit, event.GTC, event.Some(dec(price))
+	}
+	cases := []struct {
+		name   string
+		change func(d *event.Decision, v *View, g *Gate)
+		limit  string // "" passes
+		detail []string
+	}{
+		{"passes", func(*event.Decision, *View, *Gate) {}, "", nil},
+		{"no quantity", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.NullDecimal{} }, Malformed, nil},
+		{"zero quantity", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.00")) }, Malformed, []string{"0.00"}},
+		{"negative quantity", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("-1")) }, Malformed, []string{"-1"}},
+		{"absurd quantity", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("1000000000000")) }, Malformed, nil},
+		{"no side", func(d *event.Decision, _ *View, _ *Gate) { d.Side = event.SideUnknown }, Malformed, nil},
+		{"long that sells", func(d *event.Decision, _ *View, _ *Gate) { d.Side = event.Sell }, Malformed, []string{"long", "sell"}},
+		{"no type", func(d *event.Decision, _ *View, _ *Gate) { d.Type = 0 }, Malformed, nil},
+		{"no time in force", func(d *event.Decision, _ *View, _ *Gate) { d.TIF = 0 }, Malformed, nil},
+		{"limit without price", func(d *event.Decision, _ *View, _ *Gate) { d.Type = event.Limit }, Malformed, nil},
+		{"negative limit", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "-1") }, Malformed, []string{"-1"}},
+		{"market with limit", func(d *event.Decision, _ *View, _ *Gate) { d.LimitPrice = event.Some(dec("1")) }, Malformed, nil},
+		{"no reference", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = event.Decimal{} }, Malformed, nil},
+		{"no deadline", func(d *event.Decision, _ *View, _ *Gate) { d.Deadline = 0 }, Malformed, nil},
+		{"too many decimals", func(d *event.Decision, v *View, _ *Gate) {
+			d.Qty = event.Some(dec("0.020000000000000001"))
+			v.Instrument.QtyStep = event.Decimal{}
+			v.Quote.Ask = dec("50001.1")
+		}, Malformed, []string{"0.020000000000000001", "50001.1"}},
+		{"halted", func(_ *event.Decision, v *View, _ *Gate) { v.Halted = "all by ann: drill" }, KillSwitch, []string{"ann", "drill"}},
+		{"halted and reducing", func(d *event.Decision, v *View, _ *Gate) {
+			v.Halted, v.Position = "all by ann: drill", dec("-1")
+		}, KillSwitch, nil},
+		{"second child", func(_ *event.Decision, v *View, _ *Gate) { v.Orders = 1 }, Children, []string{"1 orders", "at most 1"}},
+		{"unknown order", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown = "ahx" }, UnknownOrder, []string{"ahx"}},
+		{"unknown order, reducing", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown, v.Position = "ahx", dec("-0.02") }, "", nil},
+		{"unknown order, flipping", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown, v.Position = "ahx", dec("-0.01") }, UnknownOrder, nil},
+		{"unknown order, reducing twice", func(_ *event.Decision, v *View, _ *Gate) {
+			v.Unknown, v.Position, v.WorkingBuy = "ahx", dec("-0.02"), dec("0.00001")
+		}, UnknownOrder, nil},
+		{"no instrument", func(_ *event.Decision, v *View, _ *Gate) { v.Instrument = nil }, UnknownInstrument, []string{"BTCUSDT"}},
+		{"other symbols", func(_ *event.Decision, _ *View, g *Gate) { g.cfg.Symbols = []string{"ETHUSDT", "okx|BTCUSDT"} }, SymbolNotAllowed, []string{"binance|BTCUSDT", "2"}},
+		{"listed symbol", func(_ *event.Decision, _ *View, g *Gate) { g.cfg.Symbols = []string{"binance|BTCUSDT"} }, "", nil},
+		{"deadline", func(d *event.Decision, _ *View, _ *Gate) { d.Deadline = now - 2e6 }, Expired, []string{"2ms", "0s"}},
+		{"old decision", func(d *event.Decision, _ *View, _ *Gate) { d.Time = now - 6e9 }, Expired, []string{"6s", "5s"}},
+		{"no quote", func(_ *event.Decision, v *View, _ *Gate) { v.Quote = nil }, QuoteMissing, nil},
+		{"one side", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.Bid = event.Decimal{} }, QuoteMissing, nil},
+		{"crossed", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.Bid = dec("50002") }, QuoteMissing, []string{"50002", "50001"}},
+		{"stale quote", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.RecvTime = now - 5e9 - 1 }, QuoteStale, []string{"5.000000001s", "5s"}},
+		{"below the step", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.000009")) }, MinQty, []string{"0.000009", "0.0001"}},
+		{"below the smallest", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.00009")) }, MinQty, []string{"0.00009", "0.0001"}},
+		{"worth too little", func(_ *event.Decision, v *View, _ *Gate) { v.Instrument.MinNotional = event.Some(dec("1000.03")) }, MinNotional, []string{"1000.02", "1000.03"}},
+		{"quantity", func(_ *event.Decision, _ *View, g *Gate) { g.cfg.MaxOrderQty = dec("0.019") }, MaxOrderQty, []string{"0.02", "0.019"}},
+		{"notional", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.04")) }, MaxOrderNotional, []string{"2000.04", "2000"}},
+		{"collar below", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "49000") }, Collar, []string{"49000", "50001", "200.19", "100"}},
+		{"collar above", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "50502") }, Collar, []string{"50502", "100.19"}},
+		{"limit in the collar", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "49950") }, "", nil},
+		{"wide book", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.Bid = dec("49000") }, Collar, []string{"49000", "204.28"}},
+		{"drift", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("49900") }, Drifted, []string{"49900", "50001", "20.24", "20"}},
+		{"drift the good way", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("51000") }, "", nil},
+		{"drift, account's limit", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice, d.MaxDriftBps = dec("49700"), dec("500") }, Drifted, []string{"60.56", "50"}},
+		{"position", func(_ *event.Decision, v *View, _ *Gate) { v.Position, v.WorkingBuy = dec("0.02"), dec("0.01") }, MaxPosition, []string{"0.05", "2500.05", "2500"}},
+		{"position, opposite orders do not help", func(_ *event.Decision, v *View, _ *Gate) { v.Position, v.WorkingSell = dec("0.03"), dec("1") }, MaxPosition, nil},
+		{"too large a position, reducing", func(_ *event.Decision, v *View, _ *Gate) { v.Position = dec("-9") }, "", nil},
+		{"daily loss", func(_ *event.Decision, v *View, _ *Gate) { v.DayPnL = event.Some(dec("-500")) }, DailyLoss, []string{"-500"}},
+		{"daily loss not known", func(_ *event.Decision, v *View, _ *Gate) { v.DayPnL = event.NullDecimal{} }, DailyLoss, nil},
+		{"daily loss, reducing", func(_ *event.Decision, v *View, _ *Gate) {
+			v.DayPnL, v.Position = event.Some(dec("-501")), dec("-1")
+		}, "", nil},
+		{"rate a second", func(_ *event.Decision, _ *View, g *Gate) {
+			for i := range 10 {
+				g.Charge(now - 1e9 + 1 + int64(i))
+			}
+		}, OrderRate, []string{"10 orders", "1s", "at most 10"}},
+		{"rate a second later", func(_ *event.Decision, _ *View, g *Gate) {
+			for range 10 {
+				g.Charge(now - 1e9)
+			}
+		}, "", nil},
+		{"rate a minute", func(_ *event.Decision, _ *View, g *Gate) {
+			for i := range 300 {
+				g.Charge(now - 59e9 + int64(i))
+			}
+		}, OrderRate, []string{"300 orders", "1m0s", "at most 300"}},
+	}
+	hit := map[string]bool{UnknownAccount: true} // the role's: there is no gate for it
+	for _, c := range cases {
+		d, v := base()
+		g := NewGate(DefaultConfig())
+		c.change(d, &v, g)
+		o, r := g.Check(d, v)
+		if c.limit == "" {
+			if r != nil {
+				t.Errorf("%s: refused by %s: %s", c.name, r.Limit, r.Detail)
+			} else if o.Qty.Sign() <= 0 || o.Price.Sign() <= 0 {
+				t.Errorf("%s: passed without quantity or price: %+v", c.name, o)
+			}
+			continue
+		}
+		if r == nil || r.Limit != c.limit {
+			t.Errorf("%s: got %+v, want %s", c.name, r, c.limit)
+			continue
+		}
+		hit[c.limit] = true
+		for _, part := range c.detail {
+			if !strings.Contains(r.Detail, part) {
+				t.Errorf("%s: %q does not mention %q", c.name, r.Detail, part)
+			}
+		}
+	}
+	for _, l := range Limits() {
+		if !hit[l] {
+			t.Errorf("no case hits limit %s", l)
+		}
+	}
+}
+
+// TestRounding: quantities go down to the step, limit prices away from the
+// market.
+func TestRounding(t *testing.T) {
+	d, v := base()
+	d.Qty = event.Some(dec("0.0123456789"))
+	d.Type, d.TIF, d.LimitPrice = event.Limit, event.GTC, event.Some(dec("50000.019"))
+	o, r := NewGate(DefaultConfig()).Check(d, v)
+	if r != nil || o.Qty.String() != "0.01234" || o.LimitPrice.Decimal.Cmp(dec("50000.01")) != 0 {
+		t.Errorf("buy: got %+v, %+v", o, r)
+	}
+	d.Side, d.Action = event.Sell, event.ActionShort
+	d.LimitPrice = event.Some(dec("50000.011"))
+	o, r = NewGate(DefaultConfig()).Check(d, v)
+	if r != nil || o.LimitPrice.Decimal.Cmp(dec("50000.02")) != 0 {
+		t.Errorf("sell: got %+v, %+v", o, r)
+	}
+}
+
+// TestNothingPassesALimit throws random orders at a gate that keeps its own
+// books, and checks after each that no limit was passed.
+func TestNothingPassesALimit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := DefaultConfig()
+		g := NewGate(cfg)
+		_, v := base()
+		at := now
+		var sent []int64
+		for range rapid.IntRange(1, 60).Draw(t, "orders") {
+			d, _ := base()
+			at += rapid.Int64Range(0, int64(300*time.Millisecond)).Draw(t, "wait")
+			d.Time, d.Deadline = at, at+1
+			if rapid.Bool().Draw(t, "sell") {
+				d.Side, d.Action = event.Sell, event.ActionShort
+			}
+			d.Qty = event.Some(event.NewDecimal(rapid.Int64Range(-10, 1_000_000).Draw(t, "qty"), uint8(rapid.IntRange(0, 12).Draw(t, "scale"))))
+			if rapid.Bool().Draw(t, "limit") {
+				d.Type, d.TIF = event.Limit, event.GTC
+				d.LimitPrice = event.Some(event.NewDecimal(rapid.Int64Range(4_800_000, 5_200_000).Draw(t, "price"), 2))
+			}
+			v.Now, v.Quote.RecvTime = at, at
+			o, r := g.Check(d, v)
+			if r != nil {
+				continue
+			}
+			g.Charge(at)
+			sent = append(sent, at)
+			if o.Qty.Cmp(d.Qty.Decimal) > 0 || o.Qty.Sign() <= 0 {
+				t.Fatalf("quantity grew from %s to %s", d.Qty, o.Qty)
+			}
+			notional, err := ledger.Mul(o.Qty, o.Price)
+			if err != nil || notional.Cmp(cfg.MaxOrderNotional) > 0 {
+				t.Fatalf("order of %s passed: %v", notional, err)
+			}
+			before := v.Position
+			if d.Side == event.Buy {
+				v.Position, err = ledger.Add(v.Position, o.Qty)
+			} else {
+				v.Position, err = ledger.Sub(v.Position, o.Qty)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			worth, err := ledger.Mul(ledger.Abs(v.Position), o.Price)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if worth.Cmp(cfg.MaxPositionNotional) > 0 && ledger.Abs(v.Position).Cmp(ledger.Abs(before)) >= 0 {
+				t.Fatalf("position of %s passed", worth)
+			}
+			n := 0
+			for _, s := range sent {
+				if s > at-int64(time.Second) {
+					n++
+				}
+			}
+			if n > cfg.MaxOrdersPerSecond {
+				t.Fatalf("%d orders in a second", n)
+			}
+		}
+	})
+}
+
+func TestConfig(t *testing.T) {
+	c := DefaultConfig()
+	if p := c.Validate(); len(p) != 0 {
+		t.Errorf("default limits: %v", p)
+	}
+	bad := Config{}
+	if got := len(bad.Validate()); got != 10 {
+		t.Errorf("an empty config has %d problems: %v", got, bad.Validate())
+	}
+}
