@@ -194,6 +194,18 @@ func (c *capi) stats(result unsafe.Pointer) stats {
 	}
 }
 
+// resultPtr is a result in C memory.
+type resultPtr = unsafe.Pointer
+
+// bytes returns a result's data in place: valid until it is destroyed.
+func (c *capi) bytes(result resultPtr) []byte {
+	n := c.resultLength(result)
+	if n == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(c.resultBuffer(result)), n) //nolint:gosec // G103: the library's buffer
+}
+
 // take copies a result's error, data and counters and destroys it.
 func (c *capi) take(result unsafe.Pointer, buf []byte) ([]byte, stats, error) {
 	if result == nil {
@@ -203,10 +215,7 @@ func (c *capi) take(result unsafe.Pointer, buf []byte) ([]byte, stats, error) {
 	if msg := c.resultError(result); msg != "" {
 		return nil, stats{}, parseException(msg)
 	}
-	if n := c.resultLength(result); n > 0 {
-		buf = append(buf, unsafe.Slice((*byte)(c.resultBuffer(result)), n)...) //nolint:gosec // G103: the library's buffer, copied
-	}
-	return buf, c.stats(result), nil
+	return append(buf, c.bytes(result)...), c.stats(result), nil
 }
 
 // statementClass is what a statement does to state that outlives it, as the

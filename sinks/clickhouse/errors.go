@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -16,15 +17,22 @@ func (e *Exception) Error() string { return e.Message }
 
 // Error codes of ClickHouse that choose behaviour here.
 const (
-	codeBadArguments   = 36
-	codeLogical        = 49
-	codeSyntax         = 62
-	codeUnknownFormat  = 73
-	codeReadonly       = 164
-	codeTooManyQueries = 202
-	codeCancelled      = 394
-	codeTooLarge       = 475
+	codeBadArguments       = 36
+	codeNotImplemented     = 48
+	codeLogical            = 49
+	codeSyntax             = 62
+	codeUnknownCompression = 89
+	codeReadonly           = 164
+	codeTooManyQueries     = 202
+	codeAborted            = 236
+	codeTooLarge           = 475
+	codeAuthentication     = 516
 )
+
+// exceptionf makes an exception of our own in ClickHouse's form.
+func exceptionf(code int, name, format string, args ...any) *Exception {
+	return &Exception{Code: code, Message: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format, args...), name)}
+}
 
 // parseException reads the engine's error text; a text without a code gets 49
 // (LOGICAL_ERROR), so that clients always find one.

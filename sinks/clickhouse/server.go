@@ -1,0 +1,476 @@
+package clickhouse
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// Limits of the HTTP interface of the embedded engine.
+const (
+	// maxQueryBytes bounds the text of a statement; the data of an insert stream
+	// and are not bounded.
+	maxQueryBytes = 16 << 20
+	// headBytes is how much of a body is read to find where an insert's data begin.
+	headBytes = 1 << 20
+	// appendBytes is the size of the pieces in which an insert's data reach the
+	// engine.
+	appendBytes = 1 << 20
+	// maxDrainBytes and drainTimeout bound what is still read of a refused request.
+	maxDrainBytes = 256 << 20
+	drainTimeout  = 30 * time.Second
+	// maxWaiting bounds the requests that wait for a connection.
+	maxWaiting = 256
+)
+
+// server answers ClickHouse's HTTP interface from the engine in this process.
+type server struct {
+	pool     *pool
+	log      *slog.Logger
+	user     string
+	password string
+	host     string
+	timezone string
+	waiting  atomic.Int64
+}
+
+func newServer(p *pool, log *slog.Logger, user, password string) (*server, error) {
+	s := &server{pool: p, log: log, user: user, password: password}
+	s.host, _ = os.Hostname()
+	c, err := p.acquire(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	defer p.release(c, false)
+	tz, _, err := c.query("SELECT timezone()", "TabSeparatedRaw", nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the engine's time zone: %w", err)
+	}
+	s.timezone = strings.TrimSpace(string(tz))
+	return s, nil
+}
+
+// ServeHTTP answers one request.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !fromHere(r) {
+		http.Error(w, "requests from other sites are refused", http.StatusForbidden)
+		return
+	}
+	switch r.URL.Path {
+	case "/ping", "/replicas_status":
+		_, _ = io.WriteString(w, "Ok.\n")
+	case "/":
+		s.serveQuery(w, r)
+	default:
+		http.Error(w, "There is no handle "+r.URL.Path+"\n\nUse / or /ping for health checks.\nOr use '/?query=' to run a query.", http.StatusNotFound)
+	}
+}
+
+// fromHere refuses what a page in a browser could make it send to a loopback
+// port: other host names (DNS rebinding) and other origins.
+func fromHere(r *http.Request) bool {
+	if origin := r.Header.Get("Origin"); origin != "" {
+		u, err := url.Parse(origin)
+		if err != nil || !loopbackName(u.Hostname()) {
+			return false
+		}
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && !loopbackName(hostOf(local)) {
+		return true // not a loopback listener: the operator chose to be reached by name
+	}
+	return host == "" || loopbackName(host)
+}
+
+func hostOf(a net.Addr) string {
+	h, _, _ := net.SplitHostPort(a.String())
+	return h
+}
+
+func loopbackName(h string) bool {
+	if strings.EqualFold(h, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(strings.Trim(h, "[]"))
+	return ip != nil && ip.IsLoopback()
+}
+
+// request is one statement on its way through the server.
+type request struct {
+	w        *output
+	r        *http.Request
+	values   url.Values
+	id       string
+	db       string
+	format   string // the default one
+	settings []param
+	params   []param
+	comment  string // the log_comment it runs under
+	start    time.Time
+}
+
+// reserved are the URL parameters that are no settings.
+var reserved = map[string]bool{
+	"query": true, "database": true, "default_format": true, "user": true, "password": true, "quota_key": true,
+	"session_id": true, "session_timeout": true, "session_check": true, "close_session": true, "query_id": true, "role": true,
+	"stacktrace": true, "compress": true, "decompress": true, "buffer_size": true, "wait_end_of_query": true,
+	"client_protocol_version": true, "readonly": true, "http_write_exception_in_output_format": true,
+}
+
+func (s *server) serveQuery(w http.ResponseWriter, r *http.Request) {
+	q := &request{r: r, values: r.URL.Query(), start: time.Now()}
+	q.id = q.values.Get("query_id")
+	if q.id == "" {
+		q.id = randomUUID()
+	}
+	out := newOutput(w, r, q.values)
+	q.w = out
+	h := w.Header()
+	h.Set("X-ClickHouse-Query-Id", q.id)
+	h.Set("X-ClickHouse-Server-Display-Name", s.host)
+	h.Set("X-ClickHouse-Timezone", s.timezone)
+	err := s.query(q)
+	if err == nil {
+		err = out.close()
+	}
+	if err != nil {
+		s.answerError(q, err)
+	}
+}
+
+func (s *server) query(q *request) error {
+	if err := s.authenticate(q); err != nil {
+		return err
+	}
+	if err := q.readParameters(); err != nil {
+		return err
+	}
+	body, err := decodeBody(q.r, q.values)
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // a reader
+	text, rest, err := readStatement(q.values.Get("query"), body)
+	if err != nil {
+		return err
+	}
+	if text == "" && rest == nil && !q.values.Has("query") {
+		_, err := io.WriteString(q.w.plain(), "Ok.\n")
+		return err
+	}
+	st := parseStatement(text)
+	if st.empty {
+		return exceptionf(codeSyntax, "SYNTAX_ERROR", "Syntax error: Empty query")
+	}
+	if q.hello(st.head) {
+		return s.answerHello(q)
+	}
+	if n := s.waiting.Add(1); n > maxWaiting {
+		s.waiting.Add(-1)
+		return exceptionf(codeTooManyQueries, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries. Maximum: %d", maxWaiting)
+	}
+	c, err := s.pool.acquire(q.r.Context())
+	s.waiting.Add(-1)
+	if err != nil {
+		return fmt.Errorf("waiting for a connection: %w", err)
+	}
+	tainted := true
+	defer func() { s.pool.release(c, tainted) }()
+	if err := c.use(q.db); err != nil {
+		tainted = false
+		return err
+	}
+	if err := c.set(q.settings); err != nil {
+		return err
+	}
+	keep, err := s.run(q, c, st, text, rest)
+	tainted = !keep || c.reset(q.settings, s.pool.initial) != nil
+	return err
+}
+
+// run executes the statement; keep tells whether the connection's session is
+// still as it was.
+func (s *server) run(q *request, c *conn, st statement, text string, rest io.Reader) (keep bool, err error) {
+	stop := s.killWhenGone(q)
+	defer stop()
+	if st.insert {
+		if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead || q.readonly() {
+			return true, readonlyError("an INSERT")
+		}
+		data := io.Reader(strings.NewReader(text[st.data:]))
+		if rest != nil {
+			data = io.MultiReader(data, rest)
+		}
+		return s.insert(q, c, st, data)
+	}
+	class, count := c.api.analyse(c.h, st.head)
+	if count > 1 {
+		return true, exceptionf(codeSyntax, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed): %.200s", st.head)
+	}
+	if count == 1 && class != classReadOnly && (q.r.Method == http.MethodGet || q.r.Method == http.MethodHead || q.readonly()) {
+		return true, readonlyError("this statement")
+	}
+	return class == classReadOnly || class == classMutating, s.answer(q, c, st)
+}
+
+func readonlyError(what string) error {
+	return exceptionf(codeReadonly, "READONLY", "Cannot execute query in readonly mode: %s changes something. For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries.", what)
+}
+
+// killWhenGone cancels the statement when its client hangs up. The returned
+// function ends the watch.
+func (s *server) killWhenGone(q *request) (stop func()) {
+	done := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		select {
+		case <-q.r.Context().Done():
+			s.pool.kill(q.comment)
+		case <-done:
+		}
+	}()
+	return func() { close(done); <-finished }
+}
+
+// insert streams the data of an INSERT into the engine and acknowledges it.
+func (s *server) insert(q *request, c *conn, st statement, data io.Reader) (keep bool, err error) {
+	format := st.format
+	if format == "" {
+		if format = q.values.Get("default_format"); format == "" {
+			format = "Values"
+		}
+	}
+	stream, err := c.insert(st.head, format, q.params)
+	if err != nil {
+		return true, err
+	}
+	defer stream.close()
+	buf := make([]byte, appendBytes)
+	for {
+		n, end, err := readFull(data, buf)
+		if err != nil { // the client broke off: nothing of it may be acknowledged
+			stream.cancel()
+			return false, fmt.Errorf("reading the data: %w", err)
+		}
+		if err := stream.append(buf[:n]); err != nil {
+			return true, err
+		}
+		if end {
+			break
+		}
+	}
+	stats, err := stream.done()
+	if err != nil {
+		return true, err
+	}
+	q.w.header(q, format, stats)
+	return true, nil
+}
+
+// answer runs any other statement and writes what it returns.
+func (s *server) answer(q *request, c *conn, st statement) error {
+	format := st.format
+	if format == "" {
+		format = q.format
+	}
+	// The engine streams SELECT only.
+	selects := st.verb == "SELECT" || st.verb == "WITH" || st.verb == "("
+	streaming := selects && !st.totals && streamable[strings.ToLower(format)] && q.values.Get("wait_end_of_query") != "1"
+	result := c.start(st.head, format, q.params, streaming)
+	if !streaming {
+		defer c.api.destroyResult(result)
+		if msg := c.api.resultError(result); msg != "" {
+			return parseException(msg)
+		}
+		q.w.header(q, format, c.api.stats(result))
+		_, err := q.w.Write(c.api.bytes(result))
+		return err
+	}
+	defer c.api.destroyResult(result)
+	if msg := c.api.resultError(result); msg != "" {
+		return parseException(msg)
+	}
+	for first := true; ; first = false {
+		chunk := c.api.fetch(c.h, result)
+		more, err := s.writeChunk(q, c, chunk, format, first)
+		c.api.destroyResult(chunk)
+		if err != nil {
+			c.api.cancelQuery(c.h, result)
+			return err
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+func (s *server) writeChunk(q *request, c *conn, chunk resultPtr, format string, first bool) (more bool, err error) {
+	if msg := c.api.resultError(chunk); msg != "" {
+		return false, parseException(msg)
+	}
+	data := c.api.bytes(chunk)
+	if first {
+		q.w.header(q, format, c.api.stats(chunk))
+	}
+	if len(data) == 0 {
+		return false, nil
+	}
+	_, err = q.w.Write(data)
+	return true, err
+}
+
+// streamable are the formats whose pieces can be sent one after the other. The
+// engine writes every piece of any other as a document of its own.
+var streamable = map[string]bool{
+	"native": true, "tabseparated": true, "tsv": true, "tabseparatedraw": true, "tsvraw": true, "raw": true, "csv": true,
+	"jsoneachrow": true, "jsonlines": true, "ndjson": true, "jsonstringseachrow": true, "jsoncompacteachrow": true,
+	"jsoncompactstringseachrow": true, "rowbinary": true, "tskv": true, "lineasstring": true, "null": true,
+}
+
+func (s *server) authenticate(q *request) error {
+	if s.password == "" {
+		return nil
+	}
+	user, password, _ := q.r.BasicAuth()
+	if u := q.r.Header.Get("X-ClickHouse-User"); u != "" {
+		user, password = u, q.r.Header.Get("X-ClickHouse-Key")
+	}
+	if q.values.Has("user") || q.values.Has("password") {
+		user, password = q.values.Get("user"), q.values.Get("password")
+	}
+	okUser := subtle.ConstantTimeCompare([]byte(user), []byte(s.user))
+	if okUser&subtle.ConstantTimeCompare([]byte(password), []byte(s.password)) != 1 {
+		return exceptionf(codeAuthentication, "AUTHENTICATION_FAILED", "%.64s: Authentication failed: password is incorrect, or there is no user with such name.", user)
+	}
+	return nil
+}
+
+// readParameters sorts the URL's parameters into settings, query parameters and
+// the interface's own.
+func (q *request) readParameters() error {
+	if strings.HasPrefix(q.r.Header.Get("Content-Type"), "multipart/form-data") {
+		return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "External tables over HTTP are not supported by the embedded engine")
+	}
+	if q.values.Has("session_id") {
+		return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "HTTP sessions are not supported by the embedded engine; give settings with every request")
+	}
+	q.db = q.values.Get("database")
+	if q.db == "" {
+		q.db = q.r.Header.Get("X-ClickHouse-Database")
+	}
+	q.format = q.values.Get("default_format")
+	if q.format == "" {
+		if q.format = q.r.Header.Get("X-ClickHouse-Format"); q.format == "" {
+			q.format = "TabSeparated"
+		}
+	}
+	q.comment = q.id
+	for name, v := range q.values {
+		switch {
+		case strings.HasPrefix(name, "param_"):
+			q.params = append(q.params, param{strings.TrimPrefix(name, "param_"), v[len(v)-1]})
+		case name == "log_comment":
+			q.comment = v[len(v)-1]
+		case !reserved[name] && name != "":
+			q.settings = append(q.settings, param{name, v[len(v)-1]})
+		}
+	}
+	q.settings = append(q.settings, param{"log_comment", q.comment})
+	return nil
+}
+
+func (q *request) readonly() bool {
+	v := q.values.Get("readonly")
+	return v != "" && v != "0"
+}
+
+// helloQuery is the first query of clickhouse-go on a connection. It reads the
+// answer at its own protocol revision and everything after it at the revision
+// that the answer names. The engine writes Native blocks at revision 0, so that
+// is what the answer says.
+const helloQuery = "SELECT displayName(), version(), revision(), timezone()"
+
+func (q *request) hello(text string) bool {
+	return text == helloQuery && strings.EqualFold(q.format, "Native") && q.values.Get("client_protocol_version") != ""
+}
+
+func (s *server) answerHello(q *request) error {
+	revision, err := strconv.Atoi(q.values.Get("client_protocol_version"))
+	if err != nil || revision < 0 {
+		return exceptionf(codeBadArguments, "BAD_ARGUMENTS", "client_protocol_version must be a number")
+	}
+	var name, version, tz proto.ColStr
+	name.Append(s.host)
+	version.Append(EngineVersion)
+	tz.Append(s.timezone)
+	rev := proto.ColUInt32{0}
+	var buf proto.Buffer
+	err = proto.Block{Info: proto.BlockInfo{BucketNum: -1}, Columns: 4, Rows: 1}.EncodeBlock(&buf, revision, []proto.InputColumn{
+		{Name: "displayName()", Data: name}, {Name: "version()", Data: version}, {Name: "revision()", Data: rev}, {Name: "timezone()", Data: tz},
+	})
+	if err != nil {
+		return fmt.Errorf("encoding the hello block: %w", err)
+	}
+	q.w.header(q, "Native", stats{resultRows: 1})
+	_, err = q.w.Write(buf.Buf)
+	return err
+}
+
+// answerError writes an exception as ClickHouse does.
+func (s *server) answerError(q *request, err error) {
+	if errors.Is(err, context.Canceled) || q.r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // nobody listens; returning would answer 200
+	}
+	var ex *Exception
+	if !errors.As(err, &ex) {
+		ex = exceptionf(codeLogical, "LOGICAL_ERROR", "%v", err)
+		if errors.Is(err, errPoolClosed) {
+			ex = exceptionf(codeAborted, "ABORTED", "%v", err)
+		}
+	}
+	text := ex.Message
+	if !strings.Contains(text, "(version ") {
+		text += " (version " + EngineVersion + ")"
+	}
+	if q.w.wrote {
+		q.w.breakOff(text)
+		return
+	}
+	// A client that still sends its data would see a broken connection instead of
+	// the answer.
+	_ = http.NewResponseController(q.w.w).SetReadDeadline(time.Now().Add(drainTimeout))
+	_, _ = io.CopyN(io.Discard, q.r.Body, maxDrainBytes)
+	h := q.w.w.Header()
+	h.Del("Content-Encoding")
+	h.Set("Content-Type", "text/plain; charset=UTF-8")
+	h.Set("X-ClickHouse-Exception-Code", strconv.Itoa(ex.Code))
+	q.w.w.WriteHeader(httpStatus(ex.Code))
+	_, _ = io.WriteString(q.w.w, text+"\n")
+}
+
+func randomUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	x := hex.EncodeToString(b[:])
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}
