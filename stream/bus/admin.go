@@ -1,0 +1,369 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// EnsureTopics creates what is missing of event.Topics, checks the rest and
+// gives each topic its incarnation. It is idempotent and safe to run at once in
+// several processes. It must be called before producers and consumers are made.
+func (c *Client) EnsureTopics(ctx context.Context) error {
+	created, err := c.createTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("creating topics: %w", err)
+	}
+	found, err := c.checkTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("checking topics: %w", err)
+	}
+	c.mu.Lock()
+	c.partitions = found
+	c.mu.Unlock()
+	ids, err := c.ensureIncarnations(ctx, created)
+	if err != nil {
+		return fmt.Errorf("reading the incarnations of the topics: %w", err)
+	}
+	c.mu.Lock()
+	c.incarnations = ids
+	c.mu.Unlock()
+	return nil
+}
+
+// topicConfig is what a topic is created with.
+func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConfig {
+	partitions := c.cfg.Partitions
+	if spec.Single {
+		partitions = 1
+	}
+	entries := []kafka.ConfigEntry{}
+	set := func(name, value string) {
+		entries = append(entries, kafka.ConfigEntry{ConfigName: name, ConfigValue: value})
+	}
+	switch {
+	case spec.Compacted:
+		set("cleanup.policy", "compact")
+		// The first record of a topic in meta counts: time for a second one to
+		// be answered with the first again (see incarnation.go).
+		set("min.compaction.lag.ms", strconv.FormatInt(time.Hour.Milliseconds(), 10))
+	case spec.Forever:
+		set("cleanup.policy", "delete")
+		set("retention.ms", "-1")
+		set("retention.bytes", "-1")
+	default:
+		set("cleanup.policy", "delete")
+		set("retention.ms", strconv.FormatInt(c.cfg.Retention.Milliseconds(), 10))
+		set("retention.bytes", strconv.FormatInt(c.cfg.RetentionBytes, 10))
+	}
+	if replicas >= 3 {
+		set("min.insync.replicas", "2")
+	}
+	return kafka.TopicConfig{Topic: c.prefix() + spec.Name, NumPartitions: partitions, ReplicationFactor: replicas, ConfigEntries: entries}
+}
+
+// createTopics asks for every topic and returns those that this call created.
+// The request goes straight to the transport's round trip and not through
+// kafka-go's CreateTopics only in that a topic that exists is no error here.
+func (c *Client) createTopics(ctx context.Context) (created map[string]bool, err error) {
+	meta, err := c.metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	exists := make(map[string]bool, len(meta.Topics))
+	for _, t := range meta.Topics {
+		exists[t.Name] = t.Error == nil
+	}
+	replicas := c.cfg.Replication
+	if replicas == 0 {
+		replicas = min(3, len(meta.Brokers))
+	}
+	var missing []kafka.TopicConfig
+	for _, spec := range event.Topics {
+		if !exists[c.prefix()+spec.Name] {
+			missing = append(missing, c.topicConfig(spec, replicas))
+		}
+	}
+	created = make(map[string]bool)
+	for attempt := 0; len(missing) > 0; attempt++ {
+		call, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+		res, err := c.kafka.CreateTopics(call, &kafka.CreateTopicsRequest{Topics: missing})
+		cancel()
+		if err != nil {
+			if ctx.Err() != nil || attempt == 10 {
+				return nil, err
+			}
+		} else {
+			left := missing[:0]
+			for _, t := range missing {
+				terr := res.Errors[t.Topic]
+				code, _ := errorCode(terr)
+				switch {
+				case terr == nil:
+					created[strings.TrimPrefix(t.Topic, c.prefix())] = true
+				case code == kafka.TopicAlreadyExists:
+				case code.Temporary() && attempt < 10:
+					left = append(left, t)
+				default:
+					return nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w", t.Topic, t.NumPartitions, t.ReplicationFactor, terr)
+				}
+			}
+			missing = left
+		}
+		if len(missing) > 0 {
+			if err := sleep(ctx, backoff(attempt+3)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return created, nil
+}
+
+// checkTopics waits until every partition of every topic has a leader and
+// returns the partition counts. A keyed topic with another count is refused.
+func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
+	for attempt := 0; ; attempt++ {
+		meta, err := c.metadata(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found := make(map[string]int32, len(event.Topics))
+		var missing string
+		for _, spec := range event.Topics {
+			name := c.prefix() + spec.Name
+			i := slices.IndexFunc(meta.Topics, func(t kafka.Topic) bool { return t.Name == name && t.Error == nil })
+			if i < 0 {
+				missing = name
+				continue
+			}
+			parts := meta.Topics[i].Partitions
+			if slices.ContainsFunc(parts, func(p kafka.Partition) bool { return p.Leader.Host == "" }) {
+				missing = name
+			}
+			want := c.cfg.Partitions
+			if spec.Single {
+				want = 1
+			}
+			if len(parts) != want {
+				return nil, component.Fatal(c.wrongPartitions(name, spec, len(parts), want))
+			}
+			found[spec.Name] = int32(len(parts)) //nolint:gosec // a partition count
+		}
+		if missing == "" {
+			return found, nil
+		}
+		if attempt == 100 {
+			return nil, fmt.Errorf("topic %s has no leader", missing)
+		}
+		c.refresh(ctx)
+		if err := sleep(ctx, min(20*time.Millisecond<<min(attempt, 5), 300*time.Millisecond)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) wrongPartitions(name string, spec event.TopicSpec, has, want int) error {
+	remove := fmt.Sprintf("`kafka-topics.sh --bootstrap-server %s --delete --topic %s`", c.cfg.Brokers[0], name)
+	if spec.Single {
+		return fmt.Errorf("topic %s has %d partitions, it must have 1: delete it with %s and start again", name, has, remove)
+	}
+	return fmt.Errorf("topic %s has %d partitions, bus.partitions is %d, and keys would move: set bus.partitions to %d, or delete the topic with %s and start again",
+		name, has, want, has, remove)
+}
+
+func (c *Client) metadata(ctx context.Context) (*kafka.MetadataResponse, error) {
+	call, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.kafka.Metadata(call, &kafka.MetadataRequest{})
+}
+
+// refresh makes the transport ask for the cluster's layout anew. kafka-go does
+// so by itself every second or two, and after it created topics: an empty
+// creation is the way to ask for it now.
+func (c *Client) refresh(ctx context.Context) {
+	call, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = c.transport.RoundTrip(call, c.kafka.Addr, &createtopics.Request{TimeoutMs: 1000})
+}
+
+// Bounds are the first offset and the end offset (one past the last) of a partition.
+type Bounds struct{ Start, End int64 }
+
+// Offsets returns the bounds of every partition of the topic, by partition.
+func (c *Client) Offsets(ctx context.Context, topic string) ([]Bounds, error) {
+	n := c.Partitions(topic)
+	if n == 0 {
+		return nil, fmt.Errorf("reading the offsets of %s: no such topic", topic)
+	}
+	want := make([]int32, n)
+	for i := range want {
+		want[i] = int32(i) //nolint:gosec // a partition number
+	}
+	return c.bounds(ctx, topic, want)
+}
+
+// bounds returns the bounds of some partitions, in their order; it waits out
+// temporary errors as long as ctx allows, at most 30 s.
+func (c *Client) bounds(ctx context.Context, topic string, partitions []int32) ([]Bounds, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*requestTimeout)
+	defer cancel()
+	name := c.prefix() + topic
+	var requests []kafka.OffsetRequest
+	for _, p := range partitions {
+		requests = append(requests, kafka.FirstOffsetOf(int(p)), kafka.LastOffsetOf(int(p)))
+	}
+	for attempt := 0; ; attempt++ {
+		bounds, err := c.listOffsets(ctx, name, partitions, requests)
+		if err == nil {
+			return bounds, nil
+		}
+		if code, ok := errorCode(err); ok && !code.Temporary() && code != kafka.BrokerNotAvailable {
+			return nil, fmt.Errorf("reading the offsets of %s: %w", topic, err)
+		}
+		if serr := sleep(ctx, backoff(attempt)); serr != nil {
+			return nil, fmt.Errorf("reading the offsets of %s: %w", topic, err)
+		}
+	}
+}
+
+func (c *Client) listOffsets(ctx context.Context, name string, partitions []int32, requests []kafka.OffsetRequest) ([]Bounds, error) {
+	call, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	res, err := c.kafka.ListOffsets(call, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{name: requests}})
+	if err != nil {
+		return nil, err
+	}
+	bounds := make([]Bounds, len(partitions))
+	for i := range bounds {
+		bounds[i] = Bounds{-1, -1}
+	}
+	for _, p := range res.Topics[name] {
+		if p.Error != nil {
+			return nil, p.Error
+		}
+		if i := slices.Index(partitions, int32(p.Partition)); i >= 0 { //nolint:gosec // a partition number
+			bounds[i] = Bounds{p.FirstOffset, p.LastOffset}
+		}
+	}
+	for i, b := range bounds {
+		if b.Start < 0 || b.End < 0 {
+			return nil, fmt.Errorf("no answer for partition %d", partitions[i])
+		}
+	}
+	return bounds, nil
+}
+
+// Sessions lists the sessions that have topics, in order.
+func (c *Client) Sessions(ctx context.Context) ([]string, error) {
+	names, err := c.allTopics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing sessions: %w", err)
+	}
+	var sessions []string
+	for _, name := range names {
+		if s := sessionOf(name); s != "" && !slices.Contains(sessions, s) {
+			sessions = append(sessions, s)
+		}
+	}
+	slices.Sort(sessions)
+	return sessions, nil
+}
+
+// sessionOf returns the session a broker's topic belongs to, "" for the live
+// one and for what is not ours.
+func sessionOf(name string) string {
+	if _, live := event.Topic(name); live {
+		return ""
+	}
+	session, topic, ok := strings.Cut(name, ".")
+	if _, known := event.Topic(topic); !ok || !known || CheckSession(session) != nil {
+		return ""
+	}
+	return session
+}
+
+func (c *Client) allTopics(ctx context.Context) ([]string, error) {
+	c.refresh(ctx)
+	meta, err := c.metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, t := range meta.Topics {
+		if t.Error == nil {
+			names = append(names, t.Name)
+		}
+	}
+	return names, nil
+}
+
+// DropSession deletes all topics and groups of the session (never the live ones).
+func (c *Client) DropSession(ctx context.Context, session string) error {
+	if session == "" {
+		return errors.New("dropping a session: no name is given, and the live topics are never dropped")
+	}
+	if err := CheckSession(session); err != nil {
+		return fmt.Errorf("dropping a session: %w", err)
+	}
+	names, err := c.allTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("dropping session %s: %w", session, err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return sessionOf(n) != session })
+	if len(names) > 0 {
+		call, cancel := context.WithTimeout(ctx, 3*requestTimeout)
+		defer cancel()
+		res, err := c.kafka.DeleteTopics(call, &kafka.DeleteTopicsRequest{Topics: names})
+		if err != nil {
+			return fmt.Errorf("dropping session %s: %w", session, err)
+		}
+		for topic, terr := range res.Errors {
+			if terr != nil && !errors.Is(terr, kafka.UnknownTopicOrPartition) {
+				return fmt.Errorf("dropping session %s: topic %s: %w", session, topic, terr)
+			}
+		}
+	}
+	if err := c.dropGroups(ctx, session+".autohedge."); err != nil {
+		return fmt.Errorf("dropping session %s: %w", session, err)
+	}
+	c.refresh(ctx)
+	return nil
+}
+
+func (c *Client) dropGroups(ctx context.Context, prefix string) error {
+	call, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	list, err := c.kafka.ListGroups(call, &kafka.ListGroupsRequest{})
+	if err != nil {
+		return fmt.Errorf("listing groups: %w", err)
+	}
+	var ids []string
+	for _, g := range list.Groups {
+		if strings.HasPrefix(g.GroupID, prefix) {
+			ids = append(ids, g.GroupID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	res, err := c.kafka.DeleteGroups(call, &kafka.DeleteGroupsRequest{GroupIDs: ids})
+	if err != nil {
+		return fmt.Errorf("deleting groups: %w", err)
+	}
+	for id, gerr := range res.Errors {
+		if gerr != nil && !errors.Is(gerr, kafka.GroupIdNotFound) {
+			return fmt.Errorf("deleting group %s: %w", id, gerr)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+const (
+	clientID = "autohedge"
+	// connectPatience is how long Connect waits for a broker that is starting.
+	connectPatience = 10 * time.Second
+)
+
+// Client is the connection to one cluster, shared by everything in a process.
+// It is safe for concurrent use.
+type Client struct {
+	cfg       Config
+	env       component.Env
+	metrics   *metrics
+	transport *kafka.Transport
+	kafka     *kafka.Client
+	tls       *tls.Config
+	sasl      sasl.Mechanism
+
+	mu           sync.RWMutex
+	partitions   map[string]int32 // by topic, without the session's prefix
+	incarnations map[string]event.ID
+}
+
+// Connect checks that the brokers answer; it waits up to 10 s (or as long as
+// ctx allows, when that is shorter) for one that is starting.
+func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error) {
+	if len(cfg.Brokers) == 0 {
+		return nil, errors.New("connecting to Kafka: no broker address is given")
+	}
+	if err := cfg.Validate().Err(); err != nil {
+		return nil, fmt.Errorf("connecting to Kafka: %w", err)
+	}
+	c := &Client{cfg: cfg, env: env.With("bus"), metrics: newMetrics(env.Metrics)}
+	var err error
+	if c.tls, err = cfg.TLS.config(); err != nil {
+		return nil, fmt.Errorf("connecting to Kafka: %w", err)
+	}
+	if c.sasl, err = cfg.saslMechanism(); err != nil {
+		return nil, fmt.Errorf("connecting to Kafka: %w", err)
+	}
+	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}
+	c.transport = &kafka.Transport{
+		Dial: dialer.DialContext, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
+		MetadataTTL: 2 * time.Second, ClientID: clientID, TLS: c.tls, SASL: c.sasl,
+	}
+	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
+	if err := c.probe(ctx); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("connecting to Kafka at %v: %w", cfg.Brokers, err)
+	}
+	return c, nil
+}
+
+// probe asks for the cluster's layout until a broker answers.
+func (c *Client) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		res, err := c.kafka.Metadata(ctx, &kafka.MetadataRequest{})
+		if err == nil && len(res.Brokers) == 0 {
+			err = errors.New("no broker is up")
+		}
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, kafka.SASLAuthenticationFailed) || errors.Is(err, kafka.UnsupportedSASLMechanism) {
+			return err
+		}
+		// The transport remembers its failure until it looks again, which may be
+		// seconds away: start anew.
+		c.transport.CloseIdleConnections()
+		if sleep(ctx, min(50*time.Millisecond<<min(attempt, 5), time.Second)) != nil {
+			return err
+		}
+	}
+}
+
+// dialer is what the group protocol connects with.
+func (c *Client) dialer() *kafka.Dialer {
+	return &kafka.Dialer{ClientID: clientID, Timeout: 3 * time.Second, KeepAlive: 15 * time.Second, DualStack: true, TLS: c.tls, SASLMechanism: c.sasl}
+}
+
+// prefix is what names of topics and groups of this session begin with.
+func (c *Client) prefix() string {
+	if c.cfg.Session == "" {
+		return ""
+	}
+	return c.cfg.Session + "."
+}
+
+// Session returns the session's name, "" for the live one.
+func (c *Client) Session() string { return c.cfg.Session }
+
+// Group returns the consumer group of a role in this session.
+func (c *Client) Group(role string) string { return c.prefix() + "autohedge." + role }
+
+// Incarnation returns the topic's incarnation as read by EnsureTopics.
+func (c *Client) Incarnation(topic string) event.ID {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.incarnations[topic]
+}
+
+// Partitions returns the topic's number of partitions.
+func (c *Client) Partitions(topic string) int32 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.partitions[topic]
+}
+
+// Partition returns the partition of a key, as the Java client's murmur2 gives.
+func (c *Client) Partition(topic string, key []byte) int32 {
+	return partitionOf(key, c.Partitions(topic))
+}
+
+// knownTopics returns the partition counts that EnsureTopics found.
+func (c *Client) knownTopics() map[string]int32 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.partitions // replaced as a whole, never changed
+}
+
+// Close closes the connections. Producers, readers and consumers are closed
+// before.
+func (c *Client) Close() error {
+	c.transport.CloseIdleConnections()
+	return nil
+}

@@ -1,0 +1,101 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// EmbeddedConfig sets up the embedded broker.
+type EmbeddedConfig struct {
+	Dir        string // data folder; empty keeps everything in memory
+	Addr       string // host:port on loopback; port 0 takes a free one
+	Partitions int    // of topics that a client creates without saying how many
+}
+
+// Embedded is a running embedded broker: one node, no replication, no fsync by
+// default. README.md says how it differs from Apache Kafka.
+type Embedded struct {
+	cluster *kfake.Cluster
+	addr    string
+	close   sync.Once
+}
+
+// StartEmbedded starts the embedded broker (kfake). A busy address is an error
+// that errors.Is(err, syscall.EADDRINUSE) tells. The caller sees to it that
+// only one broker uses the folder.
+func StartEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env) (*Embedded, error) {
+	return startEmbedded(ctx, cfg, env)
+}
+
+func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, extra ...kfake.Opt) (*Embedded, error) {
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	host, _, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("starting the embedded Kafka: address %q: %w", cfg.Addr, err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("starting the embedded Kafka: %q is not on loopback, and it has neither users nor encryption: use 127.0.0.1", cfg.Addr)
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+	}
+	opts := []kfake.Opt{
+		kfake.NumBrokers(1),
+		kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }),
+		kfake.ClusterID("autohedge-embedded"),
+		kfake.WithLogger(kfakeLog{env.Log.With("component", "kafka")}),
+		kfake.DefaultNumPartitions(max(cfg.Partitions, 1)),
+		// A restarted member is not held up by its dead predecessor for long.
+		kfake.GroupMinSessionTimeout(time.Second),
+	}
+	if cfg.Dir != "" {
+		if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+		}
+		opts = append(opts, kfake.DataDir(cfg.Dir))
+	}
+	cluster, err := kfake.NewCluster(append(opts, extra...)...)
+	if err != nil {
+		_ = ln.Close()
+		return nil, fmt.Errorf("starting the embedded Kafka in %s: %w", cfg.Dir, err)
+	}
+	return &Embedded{cluster: cluster, addr: ln.Addr().String()}, nil
+}
+
+// Addr returns host:port.
+func (e *Embedded) Addr() string { return e.addr }
+
+// Close stops the broker and saves its state.
+func (e *Embedded) Close() error {
+	e.close.Do(e.cluster.Close)
+	return nil
+}
+
+// kfakeLog hands kfake's warnings and errors on.
+type kfakeLog struct{ log *slog.Logger }
+
+// Logf implements kfake.Logger.
+func (l kfakeLog) Logf(level kfake.LogLevel, msg string, args ...any) {
+	if level != kfake.LogLevelError && level != kfake.LogLevelWarn {
+		return
+	}
+	to := slog.LevelWarn
+	if level == kfake.LogLevelError {
+		to = slog.LevelError
+	}
+	l.log.Log(context.Background(), to, "embedded broker", "text", fmt.Sprintf(msg, args...))
+}

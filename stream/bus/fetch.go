@@ -1,0 +1,224 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/fetch"
+
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+const (
+	// fetchBytes is what one fetch asks for; a reader holds at most four of
+	// these: one in hand, two waiting, one arriving.
+	fetchBytes = 1 << 20
+	// fetchWait is how long a broker holds an empty answer back: an idle reader
+	// costs four requests a second and adds no delay.
+	fetchWait = 250 * time.Millisecond
+	// corruptTries is how often bytes that do not fit are fetched again before
+	// the log itself, and not the way here, is held to be at fault.
+	corruptTries = 3
+)
+
+// chunk is the records of one fetch, checked.
+type chunk struct{ buf *[]byte }
+
+func (c *chunk) data() []byte { return *c.buf }
+
+func (c *chunk) release() {
+	if c.buf != nil {
+		fetchBuffers.Put(c.buf)
+		c.buf = nil
+	}
+}
+
+// fetcher reads one partition ahead of its Reader.
+type fetcher struct {
+	client    *Client
+	env       component.Env
+	topic     string
+	name      string // as the broker knows it
+	partition int32
+	compacted bool
+	chunks    chan chunk
+	err       error // why chunks was closed; set before
+
+	bytes, retries, corrupt prometheus.Counter
+
+	next int64 // offset to ask for
+	// aligned says that everything before next was seen to the end of a batch,
+	// so that the next batch must begin there.
+	aligned bool
+}
+
+func newFetcher(c *Client, topic string, partition int32, from int64, compacted bool, env component.Env) *fetcher {
+	m := c.metrics
+	return &fetcher{
+		client: c, env: env, topic: topic, name: c.prefix() + topic, partition: partition, compacted: compacted,
+		chunks: make(chan chunk, 2), next: from,
+		bytes: m.fetchedBytes.WithLabelValues(topic), retries: m.fetchRetries.WithLabelValues(topic), corrupt: m.corrupt.WithLabelValues(topic),
+	}
+}
+
+// run fetches until ctx ends or the log cannot be read on. A broker that is away
+// is waited for.
+func (f *fetcher) run(ctx context.Context) {
+	defer close(f.chunks)
+	failures, misfits := 0, 0
+	for {
+		c, err := f.once(ctx)
+		var bad *misfit
+		switch {
+		case ctx.Err() != nil:
+			c.release()
+			f.err = ctx.Err()
+			return
+		case err == nil:
+			if failures > 20 {
+				f.env.Log.Info("fetch works again", "topic", f.topic, "partition", f.partition)
+			}
+			failures, misfits = 0, 0
+			if c.buf == nil {
+				continue // nothing new
+			}
+			select {
+			case f.chunks <- c:
+			case <-ctx.Done():
+				c.release()
+				f.err = ctx.Err()
+				return
+			}
+			continue
+		case errors.As(err, &bad):
+			f.corrupt.Inc()
+			f.client.metrics.errors.WithLabelValues("reader").Inc()
+			if misfits++; misfits >= corruptTries {
+				f.err = component.Fatal(fmt.Errorf("reading %s/%d: %w", f.topic, f.partition, bad.err))
+				return
+			}
+			f.env.Log.Warn("fetched bytes do not fit, fetching them again", "topic", f.topic, "partition", f.partition, "error", bad.err)
+		case component.IsFatal(err):
+			f.client.metrics.errors.WithLabelValues("reader").Inc()
+			f.err = err
+			return
+		default:
+			f.retries.Inc()
+			if failures++; failures == 20 {
+				f.env.Log.Warn("fetch is being retried", "topic", f.topic, "partition", f.partition, "error", err)
+			}
+		}
+		if sleep(ctx, backoff(max(failures, misfits))) != nil {
+			f.err = ctx.Err()
+			return
+		}
+	}
+}
+
+// misfit is bytes that cannot be what the log holds, or a log that is damaged;
+// fetching again tells which.
+type misfit struct{ err error }
+
+func (m *misfit) Error() string { return m.err.Error() }
+
+// once does one fetch and checks what came; a chunk without a buffer is an empty
+// answer.
+func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
+	call, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	res, err := f.client.transport.RoundTrip(call, f.client.kafka.Addr, &fetch.Request{
+		ReplicaID: -1, MaxWaitTime: int32(fetchWait.Milliseconds()), MinBytes: 1, MaxBytes: 4 * fetchBytes, SessionEpoch: -1,
+		Topics: []fetch.RequestTopic{{Topic: f.name, Partitions: []fetch.RequestPartition{{
+			Partition: f.partition, CurrentLeaderEpoch: -1, FetchOffset: f.next, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
+		}}}},
+	})
+	if err != nil {
+		return c, err
+	}
+	answer, ok := res.(*fetchResponse)
+	if !ok {
+		return c, fmt.Errorf("fetch answer is a %T", res)
+	}
+	if answer.ErrorCode != 0 {
+		return c, kafka.Error(answer.ErrorCode)
+	}
+	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 || answer.Topics[0].Topic != f.name || answer.Topics[0].Partitions[0].Partition != f.partition {
+		return c, errors.New("fetch answer is for another partition")
+	}
+	part := &answer.Topics[0].Partitions[0]
+	c = chunk{part.Records.buf}
+	if part.ErrorCode != 0 {
+		c.release()
+		return c, f.answerError(ctx, kafka.Error(part.ErrorCode))
+	}
+	if c.buf == nil {
+		return c, nil
+	}
+	used, next, err := f.check(*c.buf)
+	if err != nil || used == 0 {
+		c.release()
+		return c, err
+	}
+	*c.buf = (*c.buf)[:used]
+	f.next, f.aligned = next, true
+	f.bytes.Add(float64(used))
+	return c, nil
+}
+
+// answerError makes what it can of an error code: an offset outside the log is
+// fatal, the rest is tried again.
+func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
+	where := fmt.Sprintf("%s/%d", f.topic, f.partition)
+	switch code {
+	case kafka.OffsetOutOfRange:
+		all, err := f.client.bounds(ctx, f.topic, []int32{f.partition})
+		if err != nil {
+			return err
+		}
+		switch b := all[0]; {
+		case f.next < b.Start:
+			return component.Fatal(overtaken(where, f.next, b))
+		case f.next > b.End:
+			return component.Fatal(truncated(where, f.next, b))
+		}
+		return code
+	case kafka.TopicAuthorizationFailed:
+		return component.Fatal(fmt.Errorf("reading %s: %w", where, code))
+	}
+	return code
+}
+
+// check walks over the batches of a fetch: form, CRC and that no offset is
+// missing. It returns how many bytes are whole batches and the offset after
+// them.
+func (f *fetcher) check(data []byte) (used int, next int64, err error) {
+	next, aligned := f.next, f.aligned
+	for used < len(data) {
+		h, _, err := parseBatch(data[used:])
+		if errors.Is(err, errPartial) {
+			if used == 0 {
+				return 0, 0, &misfit{fmt.Errorf("%d bytes at offset %d: %w", len(data), next, err)}
+			}
+			break
+		}
+		if err != nil {
+			return 0, 0, &misfit{err}
+		}
+		switch {
+		case h.base > next && !f.compacted:
+			return 0, 0, &misfit{fmt.Errorf("the log goes on at offset %d where %d is next: %d records are missing; `autohedge topics skip` goes on without them and states the gap",
+				h.base, next, h.base-next)}
+		case h.base < next && aligned, h.last < next && !aligned && used > 0:
+			return 0, 0, &misfit{fmt.Errorf("a batch begins at offset %d where %d is next", h.base, next)}
+		}
+		used += h.size
+		if h.last >= next {
+			next, aligned = h.last+1, true
+		}
+	}
+	return used, next, nil
+}

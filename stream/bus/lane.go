@@ -1,0 +1,324 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+const (
+	// requestTimeout bounds one request to a broker.
+	requestTimeout = 10 * time.Second
+	// topicGone is how long a topic may be unknown to the brokers before the
+	// producer gives up on it: it was there when the producer was made.
+	topicGone = 60 * time.Second
+)
+
+// lane is the producer's queue for one partition and the goroutine that sends
+// it, one request at a time. While a request is in flight, appends gather in
+// the next batch; when nothing is in flight, a record is sent at once.
+type lane struct {
+	p         *Producer
+	topic     string // without the session's prefix
+	name      string // as the broker knows it
+	partition int32
+
+	records, bytes, batches, retries prometheus.Counter
+	ack                              prometheus.Observer
+
+	mu       sync.Mutex
+	cond     sync.Cond // work for the sender, and progress for flush
+	started  bool
+	stopped  bool
+	open     *batch
+	sealed   []*batch // full ones, oldest first
+	free     []*batch
+	appended uint64 // records
+	settled  uint64 // records acknowledged or failed
+
+	// Of the sending goroutine alone.
+	sequence int32
+}
+
+func newLane(p *Producer, topic string, partition int32) *lane {
+	m, name := p.client.metrics, p.cfg.Name
+	l := &lane{
+		p: p, topic: topic, name: p.client.prefix() + topic, partition: partition,
+		records: m.producedRecords.WithLabelValues(name, topic), bytes: m.producedBytes.WithLabelValues(name, topic),
+		batches: m.producedBatches.WithLabelValues(name, topic), retries: m.produceRetries.WithLabelValues(name, topic),
+		ack: m.ackSeconds.WithLabelValues(name, topic),
+	}
+	l.cond.L = &l.mu
+	return l
+}
+
+func (l *lane) append(key, value []byte, size int, done func(int64, error)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		if err := l.p.Err(); err != nil {
+			return err
+		}
+		return ErrClosed
+	}
+	if !l.started {
+		l.started = true
+		l.p.lanes.Add(1)
+		go l.run()
+	}
+	if l.open != nil && !l.open.fits(size) {
+		l.sealed = append(l.sealed, l.open)
+		l.open = nil
+	}
+	if l.open == nil {
+		l.open = l.take()
+		l.open.time = time.Now().UnixMilli()
+	}
+	l.open.add(key, value, done)
+	l.open.queued += size
+	l.appended++
+	if l.open.count == 1 {
+		l.cond.Broadcast()
+	}
+	return nil
+}
+
+// take returns an empty batch, one that was used before where there is one.
+func (l *lane) take() *batch {
+	b := new(batch)
+	if n := len(l.free); n > 0 {
+		b, l.free = l.free[n-1], l.free[:n-1]
+	}
+	b.reset()
+	return b
+}
+
+// stop makes the sender end; what it has not sent fails.
+func (l *lane) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	l.cond.Broadcast()
+}
+
+func (l *lane) flush(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.cond.Broadcast()
+	})
+	defer stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for target := l.appended; l.settled < target; l.cond.Wait() {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%d records are not acknowledged: %w", target-l.settled, err)
+		}
+	}
+	return nil
+}
+
+func (l *lane) run() {
+	defer l.p.lanes.Done()
+	for {
+		b, stopped := l.next()
+		if b == nil {
+			return
+		}
+		offset, err := int64(-1), error(ErrClosed)
+		if perr := l.p.Err(); perr != nil {
+			err = perr
+		}
+		if !stopped {
+			offset, err = l.send(b)
+		}
+		if errors.Is(err, errSplit) {
+			continue // its halves are at the front of the queue
+		}
+		l.settle(b, offset, err)
+	}
+}
+
+// next waits for a batch; nil ends the sender.
+func (l *lane) next() (b *batch, stopped bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.sealed) == 0 && l.open == nil {
+		if l.stopped {
+			return nil, true
+		}
+		l.cond.Wait()
+	}
+	if len(l.sealed) > 0 {
+		b = l.sealed[0]
+		copy(l.sealed, l.sealed[1:])
+		l.sealed[len(l.sealed)-1] = nil
+		l.sealed = l.sealed[:len(l.sealed)-1]
+		return b, l.stopped
+	}
+	b, l.open = l.open, nil
+	return b, l.stopped
+}
+
+// settle tells the records of a batch what became of them.
+func (l *lane) settle(b *batch, offset int64, err error) {
+	if err == nil {
+		l.records.Add(float64(b.count))
+		l.batches.Inc()
+	} else {
+		l.p.noteError(err)
+	}
+	for i, done := range b.done {
+		switch {
+		case done == nil:
+		case err != nil || offset < 0:
+			done(-1, err)
+		default:
+			done(offset+int64(i), nil)
+		}
+	}
+	l.p.release(int64(b.queued))
+	l.mu.Lock()
+	l.settled += uint64(b.count)       //nolint:gosec // positive
+	if err == nil && len(l.free) < 2 { // an attempt that was given up may still read the bytes
+		b.reset()
+		l.free = append(l.free, b)
+	}
+	l.cond.Broadcast()
+	l.mu.Unlock()
+}
+
+// errSplit says that a batch went back into the queue as two.
+var errSplit = errors.New("batch was split")
+
+// send appends one batch to the log. Whatever is temporary or ambiguous is tried
+// again with the same bytes until it resolves: the broker knows a batch by
+// producer id, epoch and sequence and appends it once.
+func (l *lane) send(b *batch) (offset int64, err error) {
+	data, err := b.seal(l.p.codec, l.p.id, l.p.epoch, l.sequence)
+	if err != nil {
+		return -1, fmt.Errorf("compressing a batch: %w", err)
+	}
+	began := time.Now()
+	var unknownSince time.Time
+	for attempt := 0; ; attempt++ {
+		offset, err := l.attempt(data)
+		code, answered := errorCode(err)
+		if !answered && err != nil && !errors.As(err, new(*routeError)) {
+			b.sent = true
+		}
+		switch verdict := judge(code); {
+		case err == nil, answered && code == kafka.DuplicateSequenceNumber:
+			// A duplicate is in the log since an earlier attempt; its offset is
+			// not told.
+			l.sequence = nextSequence(l.sequence, b.count)
+			l.bytes.Add(float64(len(data)))
+			l.ack.Observe(time.Since(began).Seconds())
+			return offset, nil
+		case answered && verdict == tooLarge && b.count > 1:
+			l.requeueHalves(b)
+			return -1, errSplit
+		case answered && verdict == tooLarge:
+			return -1, fmt.Errorf("appending a record of %d bytes to %s/%d: %w", len(data)-batchHeadSize, l.topic, l.partition, err)
+		case answered && verdict == fatal:
+			return -1, l.giveUp(b, code, err)
+		case answered && ambiguous(code):
+			b.sent = true
+		}
+		if answered && code == kafka.UnknownTopicOrPartition {
+			if unknownSince.IsZero() {
+				unknownSince = time.Now()
+			} else if time.Since(unknownSince) > topicGone {
+				return -1, l.giveUp(b, code, err)
+			}
+		} else {
+			unknownSince = time.Time{}
+		}
+		l.retries.Inc()
+		if attempt == 10 {
+			l.p.env.Log.Warn("produce is being retried", "topic", l.topic, "partition", l.partition, "error", err)
+		}
+		if sleep(l.p.ctx, backoff(attempt)) != nil {
+			if perr := l.p.Err(); perr != nil && !b.sent {
+				return -1, perr
+			}
+			if b.sent {
+				return -1, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+			}
+			return -1, fmt.Errorf("%w: %w", ErrClosed, err)
+		}
+	}
+}
+
+// routeError is a request that was not sent: no leader was known for it.
+type routeError struct{ err error }
+
+func (e *routeError) Error() string { return e.err.Error() }
+func (e *routeError) Unwrap() error { return e.err }
+
+func (l *lane) attempt(data []byte) (offset int64, err error) {
+	ctx, cancel := context.WithTimeout(l.p.ctx, requestTimeout)
+	defer cancel()
+	// A reader of its own: an attempt that ran into its deadline may still hold
+	// the one before.
+	res, err := l.p.client.kafka.RawProduce(ctx, &kafka.RawProduceRequest{
+		Topic: l.name, Partition: int(l.partition), RequiredAcks: kafka.RequireAll,
+		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(data)},
+	})
+	if err != nil {
+		if noRoute(err) {
+			return -1, &routeError{err}
+		}
+		return -1, err
+	}
+	if res.Error != nil {
+		return -1, res.Error
+	}
+	return res.BaseOffset, nil
+}
+
+// giveUp stops the producer and returns what the records are told.
+func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
+	where := fmt.Sprintf("appending to %s/%d", l.topic, l.partition)
+	switch code {
+	case kafka.InvalidProducerEpoch, kafka.ProducerFenced:
+		err = fmt.Errorf("%s: fenced: another owner of %q took over: %w", where, l.p.cfg.Owner, err)
+	case kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId:
+		err = fmt.Errorf("%s: the broker lost track of sequence %d of producer %d epoch %d; start again, and read the log's end to see what landed: %w",
+			where, l.sequence, l.p.id, l.p.epoch, err)
+	case kafka.UnknownTopicOrPartition:
+		err = fmt.Errorf("%s: the topic is gone since %s: %w", where, topicGone, err)
+	default:
+		err = fmt.Errorf("%s: %w", where, err)
+	}
+	err = component.Fatal(err)
+	l.p.fail(err)
+	if b.sent {
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+	return err
+}
+
+func (l *lane) requeueHalves(b *batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	second := l.take()
+	b.split(second)
+	l.sealed = append(l.sealed, nil, nil)
+	copy(l.sealed[2:], l.sealed)
+	l.sealed[0], l.sealed[1] = b, second
+}
+
+// nextSequence wraps after 2^31-1, as the protocol says.
+func nextSequence(sequence, count int32) int32 {
+	return int32((int64(sequence) + int64(count)) & 0x7fffffff) //nolint:gosec // 31 bits
+}

@@ -1,0 +1,73 @@
+package bus
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the bus's metrics, one set a Registerer; labels are bound when a
+// producer, reader or consumer is made.
+type metrics struct {
+	producedRecords *prometheus.CounterVec
+	producedBytes   *prometheus.CounterVec
+	producedBatches *prometheus.CounterVec
+	produceRetries  *prometheus.CounterVec
+	ackSeconds      *prometheus.HistogramVec
+	queueBytes      *prometheus.GaugeVec
+	queueFull       *prometheus.CounterVec
+	fetchedRecords  *prometheus.CounterVec
+	fetchedBytes    *prometheus.CounterVec
+	fetchRetries    *prometheus.CounterVec
+	corrupt         *prometheus.CounterVec
+	secondCopies    *prometheus.CounterVec
+	commits         *prometheus.CounterVec
+	rebalances      *prometheus.CounterVec
+	errors          *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_bus_" + name, Help: help}, labels))
+	}
+	return &metrics{
+		producedRecords: counter("produced_records_total", "Records acknowledged by all in-sync replicas.", "producer", "topic"),
+		producedBytes:   counter("produced_bytes_total", "Bytes of acknowledged batches, as sent.", "producer", "topic"),
+		producedBatches: counter("produced_batches_total", "Batches acknowledged.", "producer", "topic"),
+		produceRetries:  counter("produce_retries_total", "Batches sent again, identical, after an error or an ambiguous answer.", "producer", "topic"),
+		ackSeconds: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "autohedge_bus_ack_seconds",
+			Help:    "From sending a batch to its acknowledgement, retries included.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12),
+		}, []string{"producer", "topic"})),
+		queueBytes: register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "autohedge_bus_queue_bytes",
+			Help: "Bytes that wait to be acknowledged.",
+		}, []string{"producer"})),
+		queueFull:      counter("queue_full_total", "Appends that met a full queue.", "producer"),
+		fetchedRecords: counter("fetched_records_total", "Records read.", "topic"),
+		fetchedBytes:   counter("fetched_bytes_total", "Bytes of record batches read.", "topic"),
+		fetchRetries:   counter("fetch_retries_total", "Fetches repeated after an error.", "topic"),
+		corrupt:        counter("corrupt_batches_total", "Fetched batches whose checksum or form was wrong.", "topic"),
+		secondCopies:   counter("second_copies_total", "Records that the rule on second copies drops.", "topic"),
+		commits:        counter("commits_total", "Offset commits accepted.", "group"),
+		rebalances:     counter("generations_total", "Group generations joined.", "group"),
+		errors:         counter("errors_total", "Errors by the part of the bus they occurred in.", "part"),
+	}
+}
+
+// register returns the collector, or the one of the same name that is already
+// there: several clients of one process share their metrics.
+func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	if reg == nil {
+		return c
+	}
+	err := reg.Register(c)
+	var dup prometheus.AlreadyRegisteredError
+	if errors.As(err, &dup) {
+		if old, ok := dup.ExistingCollector.(C); ok {
+			return old
+		}
+	}
+	return c
+}

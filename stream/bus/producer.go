@@ -1,0 +1,370 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/compress"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+var (
+	// ErrQueueFull is returned by Append of a producer that does not block.
+	ErrQueueFull = errors.New("producer queue is full")
+	// ErrClosed is returned by Append after Close, and handed to the records that
+	// were never sent when a producer is closed or has failed.
+	ErrClosed = errors.New("producer is closed")
+	// ErrTooLarge is returned for a record that no broker would take.
+	ErrTooLarge = fmt.Errorf("record is larger than %d bytes", maxBatch-batchHeadSize-recordOverhead)
+	// ErrUnknownOutcome is handed to records that were sent and whose answer did
+	// not come before the producer was closed or failed: they may be in the log.
+	ErrUnknownOutcome = errors.New("record was sent, its outcome is unknown")
+)
+
+// defaultQueueBytes is the queue's bound where the configuration names none.
+const defaultQueueBytes = 64 << 20
+
+// ProducerConfig sets up a Producer.
+type ProducerConfig struct {
+	Name string // metrics label, "stream"
+	// QueueBytes bounds what waits to be acknowledged, over all partitions; 0 is
+	// the default of 64 MiB.
+	QueueBytes int
+	// Blocking makes Append wait for room instead of returning ErrQueueFull.
+	Blocking bool
+	// Owner, when set, is the transactional id that fences a predecessor. On
+	// Apache Kafka a partition learns of the new owner with its first record, so
+	// an owner appends one to every partition it owns before it reads that
+	// partition to its end.
+	Owner string
+}
+
+// Producer appends records: acks from all replicas, idempotent, one request in
+// flight a partition, batches form by themselves and nothing waits when idle.
+// Safe for concurrent use; records of one partition keep the order of their
+// Append calls.
+type Producer struct {
+	client *Client
+	cfg    ProducerConfig
+	env    component.Env
+	codec  compress.Codec
+	id     int64
+	epoch  int16
+
+	topics map[string][]*lane // by topic, then partition; not changed after NewProducer
+	all    []*lane
+
+	queued   atomic.Int64
+	limit    int64
+	gauge    prometheus.Gauge
+	fullSeen prometheus.Counter
+
+	// ctx ends when the producer is given up: after Close, or its deadline.
+	ctx    context.Context
+	cancel context.CancelFunc
+	lanes  sync.WaitGroup
+
+	mu       sync.Mutex
+	room     sync.Cond // signalled when bytes leave the queue, and on failure
+	waiting  int
+	closed   bool
+	err      error // what stopped the producer for good
+	firstErr error // since the last Flush
+}
+
+// NewProducer makes a producer; Close ends it. EnsureTopics must have run.
+func (c *Client) NewProducer(ctx context.Context, cfg ProducerConfig, env component.Env) (*Producer, error) {
+	if cfg.QueueBytes <= 0 {
+		cfg.QueueBytes = defaultQueueBytes
+	}
+	topics := c.knownTopics()
+	if len(topics) == 0 {
+		return nil, errors.New("making a producer: EnsureTopics has not run")
+	}
+	id, epoch, err := c.initProducer(ctx, cfg.Owner, env)
+	if err != nil {
+		return nil, err
+	}
+	p := &Producer{
+		client: c, cfg: cfg, env: env, codec: c.cfg.codec(), id: id, epoch: epoch,
+		topics: make(map[string][]*lane, len(topics)),
+		limit:  int64(cfg.QueueBytes),
+		gauge:  c.metrics.queueBytes.WithLabelValues(cfg.Name), fullSeen: c.metrics.queueFull.WithLabelValues(cfg.Name),
+	}
+	p.room.L = &p.mu
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	for topic, n := range topics {
+		lanes := make([]*lane, n)
+		for i := range lanes {
+			lanes[i] = newLane(p, topic, int32(i)) //nolint:gosec // a partition number
+		}
+		p.topics[topic] = lanes
+		p.all = append(p.all, lanes...)
+	}
+	return p, nil
+}
+
+// initProducer asks for a producer id; with an owner it raises that id's epoch,
+// which fences whoever had it. A broker that just started answers that it is
+// loading for a second or two.
+func (c *Client) initProducer(ctx context.Context, owner string, env component.Env) (id int64, epoch int16, err error) {
+	if owner != "" {
+		owner = c.prefix() + owner
+	}
+	for attempt := 0; ; attempt++ {
+		call, cancel := context.WithTimeout(ctx, requestTimeout)
+		res, err := c.kafka.InitProducerID(call, &kafka.InitProducerIDRequest{
+			TransactionalID: owner, TransactionTimeoutMs: 60_000, ProducerID: -1, ProducerEpoch: -1,
+		})
+		cancel()
+		if err == nil {
+			err = res.Error
+		}
+		if err == nil && res.Producer.ProducerID >= 0 {
+			return int64(res.Producer.ProducerID), int16(res.Producer.ProducerEpoch), nil //nolint:gosec // 16 bits on the wire
+		}
+		if err == nil {
+			err = fmt.Errorf("broker gave producer id %d", res.Producer.ProducerID)
+		}
+		if code, ok := errorCode(err); ok && !retriableInit(code) {
+			return 0, 0, fmt.Errorf("asking for a producer id: %w", err)
+		}
+		if attempt == 20 {
+			env.Log.Warn("waiting for a producer id", "error", err)
+		}
+		if serr := sleep(ctx, backoff(attempt)); serr != nil {
+			return 0, 0, fmt.Errorf("asking for a producer id: %w", err)
+		}
+	}
+}
+
+// Epoch returns the producer's epoch: it rises with every NewProducer of the
+// same Owner.
+func (p *Producer) Epoch() int16 { return p.epoch }
+
+// Append queues one record; key and value are copied, nothing else is
+// allocated. done, when not nil, is called once from the producer's goroutine
+// with the offset, or the error after which the record is not, and will not be,
+// in the log (ErrUnknownOutcome is the exception, after Close or a failure
+// only); it must not block. A nil value is a tombstone.
+func (p *Producer) Append(topic string, partition int32, key, value []byte, done func(offset int64, err error)) error {
+	l, err := p.lane(topic, partition)
+	if err != nil {
+		return err
+	}
+	size := recordSize(key, value)
+	if size > maxBatch-batchHeadSize {
+		return ErrTooLarge
+	}
+	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
+		if err := p.waitForRoom(nil, int64(size), p.cfg.Blocking); err != nil {
+			p.queued.Add(-int64(size))
+			return err
+		}
+	}
+	if err := l.append(key, value, size, done); err != nil {
+		p.release(int64(size))
+		return err
+	}
+	return nil
+}
+
+func (p *Producer) lane(topic string, partition int32) (*lane, error) {
+	lanes := p.topics[topic]
+	if partition < 0 || int(partition) >= len(lanes) {
+		return nil, fmt.Errorf("appending to %s/%d: it has %d partitions", topic, partition, len(lanes))
+	}
+	return lanes[partition], nil
+}
+
+// waitForRoom waits, or says that it would have to, until the queue is within
+// its bound; the caller has already added its own bytes.
+func (p *Producer) waitForRoom(ctx context.Context, size int64, wait bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fullSeen.Inc()
+	if ctx != nil {
+		stop := context.AfterFunc(ctx, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.room.Broadcast()
+		})
+		defer stop()
+	}
+	for {
+		switch {
+		case p.err != nil:
+			return p.err
+		case p.closed:
+			return ErrClosed
+		case p.queued.Load() <= max(p.limit, size):
+			return nil
+		case !wait:
+			return ErrQueueFull
+		case ctx != nil && ctx.Err() != nil:
+			return ctx.Err()
+		}
+		// What waits itself counts in queued, so two that wait could block one
+		// another: their own bytes are taken out while they wait.
+		p.waiting++
+		p.queued.Add(-size)
+		p.room.Wait()
+		p.queued.Add(size)
+		p.waiting--
+	}
+}
+
+// release takes bytes out of the queue.
+func (p *Producer) release(size int64) {
+	left := p.queued.Add(-size)
+	p.gauge.Set(float64(left))
+	p.mu.Lock()
+	if p.waiting > 0 {
+		p.room.Broadcast()
+	}
+	p.mu.Unlock()
+}
+
+// Publish appends one event under its key's partition and waits for the
+// acknowledgement. It waits for room in the queue, whatever the policy.
+func (p *Producer) Publish(ctx context.Context, topic string, key []byte, m event.Message) (partition int32, offset int64, err error) {
+	partition = p.client.Partition(topic, key)
+	l, err := p.lane(topic, partition)
+	if err != nil {
+		return partition, -1, err
+	}
+	value := event.Marshal(m)
+	size := recordSize(key, value)
+	if size > maxBatch-batchHeadSize {
+		return partition, -1, ErrTooLarge
+	}
+	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
+		if err := p.waitForRoom(ctx, int64(size), true); err != nil {
+			p.queued.Add(-int64(size))
+			return partition, -1, err
+		}
+	}
+	type result struct {
+		offset int64
+		err    error
+	}
+	acked := make(chan result, 1)
+	if err := l.append(key, value, size, func(o int64, err error) { acked <- result{o, err} }); err != nil {
+		p.release(int64(size))
+		return partition, -1, err
+	}
+	select {
+	case r := <-acked:
+		if r.err != nil {
+			return partition, -1, fmt.Errorf("publishing to %s/%d: %w", topic, partition, r.err)
+		}
+		return partition, r.offset, nil
+	case <-ctx.Done():
+		return partition, -1, fmt.Errorf("publishing to %s/%d: %w: %w", topic, partition, ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// Flush waits until everything appended before is acknowledged; it returns the
+// first error since the last Flush.
+func (p *Producer) Flush(ctx context.Context) error {
+	for _, l := range p.all {
+		if err := l.flush(ctx); err != nil {
+			return fmt.Errorf("flushing %s/%d: %w", l.topic, l.partition, err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.firstErr
+	p.firstErr = nil
+	if err == nil {
+		err = p.err
+	}
+	return err
+}
+
+// Err is closed-over failure: it returns the error that stopped the producer
+// for good (fenced, fatal), or nil.
+func (p *Producer) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// Queued returns the bytes that wait to be acknowledged.
+func (p *Producer) Queued() int64 { return p.queued.Load() }
+
+// fail stops the producer for good.
+func (p *Producer) fail(err error) {
+	p.mu.Lock()
+	first := p.err == nil
+	if first {
+		p.err = err
+	}
+	if p.firstErr == nil {
+		p.firstErr = err
+	}
+	p.room.Broadcast()
+	p.mu.Unlock()
+	if first {
+		p.client.metrics.errors.WithLabelValues("producer").Inc()
+		p.cancel()
+		for _, l := range p.all {
+			l.stop()
+		}
+	}
+}
+
+// noteError keeps the first error of a record for Flush.
+func (p *Producer) noteError(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.firstErr == nil {
+		p.firstErr = err
+	}
+}
+
+// Close flushes within ctx and releases the producer. What could not be
+// acknowledged in time gets ErrUnknownOutcome or ErrClosed.
+func (p *Producer) Close(ctx context.Context) error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		p.lanes.Wait()
+		return nil
+	}
+	p.closed = true
+	p.room.Broadcast()
+	p.mu.Unlock()
+	err := p.Flush(ctx)
+	p.cancel()
+	for _, l := range p.all {
+		l.stop()
+	}
+	p.lanes.Wait()
+	return err
+}
+
+// backoff is how long to wait before attempt+1.
+func backoff(attempt int) time.Duration {
+	return min(5*time.Millisecond<<min(attempt, 10), time.Second)
+}
+
+// sleep waits, unless ctx ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

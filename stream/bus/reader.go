@@ -1,0 +1,296 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// Record is one record as read. Key and Value are valid until the next call of
+// the Reader's Next; decode or copy what is kept.
+type Record struct {
+	Topic     string // without the session's prefix
+	Partition int32
+	Offset    int64
+	Time      time.Time // the broker's or producer's timestamp
+	Key       []byte
+	Value     []byte // nil is a tombstone
+	// SecondCopy marks a record that the rule of second copies drops (design.md
+	// section 3, Copies). Only readers with ReaderConfig.KeepCopies see such
+	// records: the sinks, which count them.
+	SecondCopy bool
+}
+
+// ReaderConfig sets up a Reader.
+type ReaderConfig struct {
+	Topic     string
+	Partition int32
+	// Offset is the first offset wanted; FromStart or FromEnd.
+	Offset int64
+	// KeepCopies delivers second copies, marked, instead of dropping them.
+	KeepCopies bool
+}
+
+// Offsets with a meaning.
+const (
+	FromStart int64 = -2
+	FromEnd   int64 = -1
+)
+
+// Reader reads one partition in offset order: CRC checked, prefetching within
+// bounded bytes, an offset gap in a topic that is not compacted or an offset
+// that retention overtook is fatal and says how much is missing. Second copies
+// are dropped and counted. Not safe for concurrent use, except EndAt.
+type Reader struct {
+	cfg    ReaderConfig
+	fetch  *fetcher
+	cancel context.CancelFunc
+
+	records, copied prometheus.Counter
+	copies          *copies // nil where no record can be one
+
+	end      atomic.Int64 // of EndAt; noEnd when there is none
+	endMoved chan struct{}
+
+	position int64 // of the next record to deliver
+	from     int64 // records before it only fill the window of copies
+
+	// The chunk in hand and where Next stands in it.
+	chunk    chunk
+	rest     []byte // batches not begun
+	batch    batchHead
+	left     int32  // records of the batch not read
+	body     []byte // of these records
+	unpacked bytes.Buffer
+	out      []Record
+}
+
+const noEnd = int64(-1)
+
+// NewReader opens a reader; Close ends it. An offset outside the log is fatal.
+func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.Env) (*Reader, error) {
+	where := fmt.Sprintf("%s/%d", cfg.Topic, cfg.Partition)
+	if n := c.Partitions(cfg.Topic); cfg.Partition < 0 || cfg.Partition >= n {
+		return nil, fmt.Errorf("reading %s: the topic has %d partitions", where, n)
+	}
+	all, err := c.bounds(ctx, cfg.Topic, []int32{cfg.Partition})
+	if err != nil {
+		return nil, err
+	}
+	bounds, offset := all[0], cfg.Offset
+	switch {
+	case offset == FromStart:
+		offset = bounds.Start
+	case offset == FromEnd:
+		offset = bounds.End
+	case offset < bounds.Start:
+		return nil, component.Fatal(overtaken(where, offset, bounds))
+	case offset > bounds.End:
+		return nil, component.Fatal(truncated(where, offset, bounds))
+	}
+	spec, _ := event.Topic(cfg.Topic)
+	r := &Reader{
+		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),
+		records: c.metrics.fetchedRecords.WithLabelValues(cfg.Topic), copied: c.metrics.secondCopies.WithLabelValues(cfg.Topic),
+	}
+	r.end.Store(noEnd)
+	begin := offset
+	if !spec.Compacted {
+		r.copies = newCopies()
+		begin = max(bounds.Start, offset-copyWindow)
+	}
+	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, env)
+	var run context.Context
+	run, r.cancel = context.WithCancel(context.Background())
+	go r.fetch.run(run)
+	return r, nil
+}
+
+func overtaken(where string, offset int64, b Bounds) error {
+	return fmt.Errorf("reading %s: offset %d is wanted, but the log begins at %d: %d records are gone; `autohedge topics skip` goes on without them and states the gap",
+		where, offset, b.Start, b.Start-offset)
+}
+
+func truncated(where string, offset int64, b Bounds) error {
+	return fmt.Errorf("reading %s: offset %d is wanted, but the log ends at %d, %d records before: this is another log or it was cut; `autohedge topics skip` goes on from its end",
+		where, offset, b.End, offset-b.End)
+}
+
+// Next blocks until there is at least one record and returns what has arrived,
+// in order. It returns io.EOF once the position reached the offset of EndAt.
+// The records are valid until the next call.
+func (r *Reader) Next(ctx context.Context) ([]Record, error) {
+	r.out = r.out[:0]
+	for {
+		if end := r.end.Load(); end != noEnd && r.position >= end {
+			return nil, io.EOF
+		}
+		if err := r.parse(); err != nil {
+			return nil, err
+		}
+		if len(r.out) > 0 {
+			return r.out, nil
+		}
+		if len(r.rest) > 0 || r.left > 0 {
+			continue // EndAt was reached within the chunk
+		}
+		r.chunk.release()
+		select {
+		case chunk, ok := <-r.fetch.chunks:
+			if !ok {
+				return nil, r.fetch.err
+			}
+			r.chunk, r.rest = chunk, chunk.data()
+		case <-r.endMoved:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// parse turns what is in hand into records, up to EndAt.
+func (r *Reader) parse() error {
+	end := r.end.Load()
+	if end == noEnd {
+		end = 1<<63 - 1
+	}
+	var seen, copied int
+	for r.position < end {
+		if r.left == 0 {
+			if len(r.rest) == 0 {
+				break
+			}
+			if err := r.nextBatch(); err != nil {
+				return err
+			}
+			continue
+		}
+		var raw rawRecord
+		var err error
+		if r.body, err = parseRecord(r.body, &raw); err != nil {
+			return component.Fatal(fmt.Errorf("reading %s/%d: batch at offset %d, %d records before its end: %w",
+				r.cfg.Topic, r.cfg.Partition, r.batch.base, r.left, err))
+		}
+		r.left--
+		offset := r.batch.base + raw.offsetDelta
+		if offset < r.position && offset >= r.from {
+			continue // a batch is served whole, also when it is entered in its middle
+		}
+		second := r.copies != nil && r.copies.second(offset, raw.key, raw.value)
+		if offset >= r.from {
+			r.position = offset + 1
+			seen++
+			if second {
+				copied++
+			}
+			if !second || r.cfg.KeepCopies {
+				ms := r.batch.firstTime + raw.timeDelta
+				if r.batch.attrs&attrLogAppend != 0 {
+					ms = r.batch.maxTime
+				}
+				r.out = append(r.out, Record{
+					Topic: r.cfg.Topic, Partition: r.cfg.Partition, Offset: offset,
+					Time: time.UnixMilli(ms), Key: raw.key, Value: raw.value, SecondCopy: second,
+				})
+			}
+		}
+		if r.left == 0 {
+			r.position = max(r.position, r.endOfBatch())
+			if len(r.out) > 0 && r.batch.attrs&attrCompression != 0 {
+				break // the records lie in the buffer that the next batch unpacks to
+			}
+		}
+	}
+	r.records.Add(float64(seen))
+	if copied > 0 {
+		r.copied.Add(float64(copied))
+	}
+	return nil
+}
+
+// endOfBatch is the offset after the batch in hand, or where delivery begins if
+// that is later.
+func (r *Reader) endOfBatch() int64 { return max(r.batch.last+1, r.from) }
+
+// nextBatch begins the next batch of the chunk; the fetcher has checked it.
+func (r *Reader) nextBatch() error {
+	h, records, err := parseBatch(r.rest)
+	if err != nil {
+		return component.Fatal(fmt.Errorf("reading %s/%d: %w", r.cfg.Topic, r.cfg.Partition, err))
+	}
+	r.rest = r.rest[h.size:]
+	r.batch, r.left = h, h.count
+	if h.attrs&attrControl != 0 || h.count == 0 || (h.last < r.position && h.last >= r.from) {
+		r.left = 0
+		r.position = max(r.position, r.endOfBatch())
+		return nil
+	}
+	if r.body, err = unpack(&r.unpacked, h.attrs, records); err != nil {
+		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w", r.cfg.Topic, r.cfg.Partition, h.base, err))
+	}
+	return nil
+}
+
+// Position is the offset of the next record that Next will return at the
+// earliest; after io.EOF it is the end (records dropped as copies are passed).
+func (r *Reader) Position() int64 { return r.position }
+
+// EndAt makes Next return io.EOF once everything before the offset was returned.
+func (r *Reader) EndAt(offset int64) {
+	r.end.Store(max(offset, 0))
+	select {
+	case r.endMoved <- struct{}{}:
+	default:
+	}
+}
+
+// Close releases the reader.
+func (r *Reader) Close() {
+	r.cancel()
+	for c := range r.fetch.chunks {
+		c.release()
+	}
+	r.chunk.release()
+	r.rest, r.body, r.left, r.out = nil, nil, 0, nil
+}
+
+// ReadAll reads a partition from its start (or the given offset) to its end as
+// it is now, and returns that end. Second copies are dropped.
+func (c *Client) ReadAll(ctx context.Context, topic string, partition int32, from int64, each func(Record) error) (end int64, err error) {
+	bounds, err := c.bounds(ctx, topic, []int32{partition})
+	if err != nil {
+		return 0, err
+	}
+	end = bounds[0].End
+	if (from == FromStart && bounds[0].Start == end) || from == FromEnd {
+		return end, nil
+	}
+	r, err := c.NewReader(ctx, ReaderConfig{Topic: topic, Partition: partition, Offset: from}, c.env)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	r.EndAt(end)
+	for {
+		records, err := r.Next(ctx)
+		if err == io.EOF {
+			return end, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, rec := range records {
+			if err := each(rec); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
