@@ -1,0 +1,64 @@
+package sinks
+
+import (
+	"time"
+
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// Config tunes how records are batched; where they land is the plug-in's
+// configuration.
+type Config struct {
+	FlushRows     int           `yaml:"flush_rows" doc:"records of one batch at most; a batch is one insert for each table it has rows of"`
+	FlushBytes    int           `yaml:"flush_bytes" doc:"bytes of one batch at most"`
+	FlushInterval time.Duration `yaml:"flush_interval" doc:"how long the first record of a batch waits at most before the batch is landed"`
+	MaxBytes      int           `yaml:"max_bytes" doc:"bytes of records held in memory at most, over all partitions; when full, fetching stops"`
+	MaxInserts    int           `yaml:"max_inserts" doc:"inserts in flight at most, over all partitions"`
+	InsertTimeout time.Duration `yaml:"insert_timeout" doc:"how long one insert may take before it is made again under the same token"`
+	MaxRefused    int           `yaml:"max_refused" doc:"rows of one block that the database may refuse before landing stops with an error instead of writing more dead letters"`
+}
+
+// DefaultConfig returns the defaults: an insert costs the engine about as much
+// as 10,000 rows do, so batches are large (storage.md 1.6).
+func DefaultConfig() Config {
+	return Config{
+		FlushRows:     50_000,
+		FlushBytes:    32 << 20,
+		FlushInterval: time.Second,
+		MaxBytes:      256 << 20,
+		MaxInserts:    4,
+		InsertTimeout: 30 * time.Second,
+		MaxRefused:    100,
+	}
+}
+
+// Validate reports every value that is not legal.
+func (c *Config) Validate() component.Problems {
+	var p component.Problems
+	if c.FlushRows < 1 || c.FlushRows > 1_000_000 {
+		p.Addf("flush_rows", "is %d; want 1 to 1000000", c.FlushRows)
+	} else if c.FlushRows < 1000 {
+		p.Warnf("flush_rows", "is %d: each insert costs the engine about 12 ms, so batches this small fall behind a fast feed", c.FlushRows)
+	}
+	if c.FlushBytes < 1<<20 {
+		p.Addf("flush_bytes", "is %d; want at least 1048576 (1 MiB), the largest record", c.FlushBytes)
+	}
+	if c.FlushInterval < 10*time.Millisecond || c.FlushInterval > time.Minute {
+		p.Addf("flush_interval", "is %s; want 10ms to 1m", c.FlushInterval)
+	}
+	if c.MaxBytes < 2*c.FlushBytes {
+		p.Addf("max_bytes", "is %d; want at least twice flush_bytes (%d)", c.MaxBytes, 2*c.FlushBytes)
+	}
+	if c.MaxInserts < 1 || c.MaxInserts > 64 {
+		p.Addf("max_inserts", "is %d; want 1 to 64", c.MaxInserts)
+	}
+	if c.InsertTimeout < time.Second {
+		p.Addf("insert_timeout", "is %s; want at least 1s", c.InsertTimeout)
+	}
+	if c.MaxRefused < 0 {
+		p.Addf("max_refused", "is %d; want 0 or more", c.MaxRefused)
+	}
+	return p
+}
+
+var _ component.Validator = (*Config)(nil)
