@@ -1,0 +1,99 @@
+package venue
+
+import (
+	"strings"
+	"time"
+
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// JSON describes a feed that sends trades or prices as JSON over a WebSocket.
+//
+// A path is the keys that lead to a value, joined by dots, and positions in
+// arrays as numbers from 0: "data.price", "2.0". It starts at each element of
+// List, or at the frame where List is empty; a path that starts with "$." starts
+// at the frame always.
+type JSON struct {
+	Subscribe []string          `yaml:"subscribe" doc:"messages sent after connecting; {symbols} becomes the quoted symbols joined by commas, and a message with {symbol} is sent once for each"`
+	List      string            `yaml:"list" doc:"path to the array of trades; empty: the frame is one trade, or an array of them"`
+	Symbol    string            `yaml:"symbol" doc:"path to the symbol"`
+	Fixed     string            `yaml:"fixed_symbol" doc:"the symbol of every trade, where the feed does not send it"`
+	Price     string            `yaml:"price" doc:"path to the price, a number or a text"`
+	Quantity  string            `yaml:"quantity" doc:"path to the quantity; empty: the feed sends none"`
+	Time      string            `yaml:"time" doc:"path to the time of the trade; empty: the receive time"`
+	TimeUnit  string            `yaml:"time_unit" doc:"auto, rfc3339, s, ms, us or ns"`
+	Side      string            `yaml:"side" doc:"path to the side: buy, sell, b, s, bid or ask in any case"`
+	SideOf    string            `yaml:"side_of" doc:"whose side it is: taker or maker"`
+	ID        string            `yaml:"id" doc:"path to the trade's id; empty: the feed sends none"`
+	IDs       string            `yaml:"ids" doc:"what the ids promise: contiguous (each plus one), ordered (they grow) or absent (nothing)"`
+	Sequence  string            `yaml:"sequence" doc:"path to a sequence number"`
+	Filter    map[string]string `yaml:"filter" doc:"path to text: elements in which the value at a path differs are ignored"`
+	Idle      time.Duration     `yaml:"idle" doc:"longest silence of a healthy connection, pings and pongs included"`
+}
+
+// DefaultJSON is the guide's stream: {"symbol": ..., "price": ...}.
+func DefaultJSON() JSON {
+	return JSON{Symbol: "symbol", Price: "price", TimeUnit: "auto", SideOf: "taker", IDs: "ordered", Idle: time.Minute}
+}
+
+var timeUnits = map[string]timeUnit{"auto": unitAuto, "s": unitS, "ms": unitMS, "us": unitUS, "ns": unitNS}
+
+// Validate reports every mistake.
+func (c *JSON) Validate() component.Problems {
+	var p component.Problems
+	if (c.Symbol == "") == (c.Fixed == "") {
+		p.Addf("symbol", "give either symbol, a path, or fixed_symbol, a text")
+	}
+	if len(c.Fixed) > maxSymbol {
+		p.Addf("fixed_symbol", "is longer than %d bytes", maxSymbol)
+	}
+	if c.Price == "" {
+		p.Addf("price", "is empty: want the path to the price")
+	}
+	for _, f := range []struct{ name, path string }{{"list", c.List}, {"symbol", c.Symbol}, {"price", c.Price}, {"quantity", c.Quantity},
+		{"time", c.Time}, {"side", c.Side}, {"id", c.ID}, {"sequence", c.Sequence}} {
+		checkPath(&p, f.name, f.path)
+	}
+	if strings.HasPrefix(c.List, rootPrefix) {
+		p.Addf("list", "starts at the frame always: leave out %q", rootPrefix)
+	}
+	for path := range c.Filter {
+		if path == "" {
+			p.Addf("filter", "has an empty path")
+		}
+		checkPath(&p, "filter", path)
+	}
+	if len(c.Filter) > maxFilters {
+		p.Addf("filter", "has %d paths: at most %d", len(c.Filter), maxFilters)
+	}
+	if _, ok := timeUnits[c.TimeUnit]; !ok && c.TimeUnit != "rfc3339" {
+		p.Addf("time_unit", "is %q: want auto, rfc3339, s, ms, us or ns", c.TimeUnit)
+	}
+	if c.SideOf != "taker" && c.SideOf != "maker" {
+		p.Addf("side_of", "is %q: want taker or maker", c.SideOf)
+	}
+	if c.IDs != "contiguous" && c.IDs != "ordered" && c.IDs != "absent" {
+		p.Addf("ids", "is %q: want contiguous, ordered or absent", c.IDs)
+	}
+	if c.Idle < time.Second {
+		p.Addf("idle", "is %s: want at least 1s", c.Idle)
+	}
+	return p
+}
+
+const (
+	rootPrefix = "$."
+	maxFilters = 16
+)
+
+func checkPath(p *component.Problems, name, path string) {
+	if path == "" {
+		return
+	}
+	for _, part := range strings.Split(strings.TrimPrefix(path, rootPrefix), ".") {
+		if part == "" {
+			p.Addf(name, "path %q has an empty part", path)
+			return
+		}
+	}
+}
