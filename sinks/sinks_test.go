@@ -404,6 +404,50 @@ func TestRefusedRows(t *testing.T) {
 	}
 }
 
+// TestDatabaseChangesItsMind refuses rows, and takes them after a crash between
+// the refusals: what was declared refused is not sent whole again, so nothing
+// lands twice.
+func TestDatabaseChangesItsMind(t *testing.T) {
+	for n := range int64(6) {
+		w := newWorld(t)
+		store := newFakeStore()
+		store.refuses = func(r fakeRow) bool { return strings.HasSuffix(r.ID, "|trade|S3USDT|17") }
+		for range 40 {
+			w.append(event.TopicMarket, "binance|S3USDT", event.Marshal(w.trade()))
+		}
+		w.flush()
+		left := new(atomic.Int64)
+		left.Store(n)
+		r := w.start(testConfig(), store, func(step string) error {
+			if step == "after refusal" && left.Add(-1) < 0 {
+				return errCrash
+			}
+			return nil
+		})
+		if err := <-r.err; !errors.Is(err, errCrash) {
+			t.Fatalf("Run returned %v", err)
+		}
+		store.refuses = nil
+		w.start(testConfig(), store, nil).drain(t)
+		seen := make(map[fakeRow]int)
+		for _, row := range store.rows["ticks"] {
+			if seen[row]++; seen[row] > 1 {
+				t.Errorf("crash after refusal %d: %v landed %d times", n, row, seen[row])
+			}
+		}
+		var refused, rows uint64
+		for _, l := range store.landed {
+			if l.Topic == event.TopicMarket {
+				refused += l.Refused
+				rows += l.Rows["ticks"]
+			}
+		}
+		if int(rows) != len(store.rows["ticks"]) || rows+refused != 40 {
+			t.Errorf("crash after refusal %d: landed says %d rows and %d refused of 40, the table has %d rows", n, rows, refused, len(store.rows["ticks"]))
+		}
+	}
+}
+
 // TestRefusalOfEverything stops when the database refuses a table, not rows.
 func TestRefusalOfEverything(t *testing.T) {
 	w := newWorld(t)
