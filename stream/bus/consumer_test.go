@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,18 +13,6 @@ import (
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
-
-// log is what a group handled, in the order in which each partition's handlers
-// committed it.
-type handledLog struct {
-	mu   sync.Mutex
-	got  map[int32][]string
-	next map[int32]int64
-}
-
-func newHandledLog() *handledLog {
-	return &handledLog{got: make(map[int32][]string), next: make(map[int32]int64)}
-}
 
 // handle notes every record once: what another member had handled but not
 // committed is known by its offset, as a role knows it by its state.

@@ -2,10 +2,13 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -72,6 +75,15 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 	if err != nil {
 		_ = ln.Close()
 		return nil, fmt.Errorf("starting the embedded Kafka in %s: %w", cfg.Dir, err)
+	}
+	if cfg.Dir != "" {
+		// kfake writes the producers' sequence windows when it is closed and reads
+		// them when it starts. Left there, they would be read again after a kill,
+		// stale, and refuse batches that are in order.
+		if err := os.Remove(filepath.Join(cfg.Dir, "seq_windows.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			cluster.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+		}
 	}
 	return &Embedded{cluster: cluster, addr: ln.Addr().String()}, nil
 }

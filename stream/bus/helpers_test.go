@@ -1,0 +1,210 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"go.uber.org/goleak"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// childVar makes the test binary an embedded broker on that folder and address,
+// so that a test can kill one.
+const childVar = "AUTOHEDGE_TEST_BROKER"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childVar); spec != "" {
+		dir, addr, _ := strings.Cut(spec, "|")
+		b, err := StartEmbedded(context.Background(), EmbeddedConfig{Dir: dir, Addr: addr}, component.Discard())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(b.Addr())
+		// Ends with its parent: end of file on the inherited pipe.
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// brokerProcess is an embedded broker in a process of its own.
+type brokerProcess struct {
+	cmd  *exec.Cmd
+	addr string
+}
+
+func startBrokerProcess(t testing.TB, dir, addr string) *brokerProcess {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childVar+"="+dir+"|"+addr)
+	cmd.Stderr = os.Stderr
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b := &brokerProcess{cmd: cmd}
+	t.Cleanup(b.kill)
+	line := make([]byte, 64)
+	n, err := out.Read(line)
+	if err != nil {
+		t.Fatalf("broker process said nothing: %v", err)
+	}
+	b.addr = strings.TrimSpace(string(line[:n]))
+	return b
+}
+
+func (b *brokerProcess) kill() {
+	if b.cmd.ProcessState == nil {
+		_ = b.cmd.Process.Kill()
+		_ = b.cmd.Wait()
+	}
+}
+
+// startBroker starts an embedded broker that ends with the test.
+func startBroker(t testing.TB, dir string, opts ...kfake.Opt) *Embedded {
+	t.Helper()
+	b, err := startEmbedded(t.Context(), EmbeddedConfig{Dir: dir}, component.Discard(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func testConfig(addr string) Config {
+	cfg := DefaultConfig()
+	cfg.Brokers = []string{addr}
+	return cfg
+}
+
+// connect returns a client of the broker whose topics exist.
+func connect(t testing.TB, cfg Config) *Client {
+	t.Helper()
+	c, err := Connect(t.Context(), cfg, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.EnsureTopics(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newProducer(t testing.TB, c *Client, cfg ProducerConfig) *Producer {
+	t.Helper()
+	p, err := c.NewProducer(t.Context(), cfg, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = p.Close(ctx)
+	})
+	return p
+}
+
+// trade is a trade's wire form.
+func trade(id uint64) []byte {
+	return (&event.Trade{Channel: event.ChannelTrade, TradeID: id, Price: event.MustDecimal("1.5"), RecvTime: 1}).AppendWire(nil)
+}
+
+func readAll(t testing.TB, c *Client, topic string, partition int32) (values []string) {
+	t.Helper()
+	_, err := c.ReadAll(t.Context(), topic, partition, FromStart, func(r Record) error {
+		values = append(values, string(r.Value))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// faultyListener lets a test damage what the broker writes to its sockets.
+type faultyListener struct {
+	net.Listener
+	// damage, when set, sees every write: it returns what to write instead, or
+	// false to cut the connection.
+	damage atomic.Pointer[func(b []byte) ([]byte, bool)]
+}
+
+func (l *faultyListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &faultyConn{Conn: c, l: l}, nil
+}
+
+type faultyConn struct {
+	net.Conn
+	l *faultyListener
+}
+
+func (c *faultyConn) Write(b []byte) (int, error) {
+	if f := c.l.damage.Load(); f != nil {
+		out, ok := (*f)(b)
+		if !ok {
+			_ = c.Close()
+			return 0, net.ErrClosed
+		}
+		_, err := c.Conn.Write(out)
+		return len(b), err
+	}
+	return c.Conn.Write(b)
+}
+
+// faultyBroker is an embedded broker behind a faultyListener.
+func faultyBroker(t testing.TB) (*Embedded, *faultyListener) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &faultyListener{Listener: ln}
+	b := startBroker(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return l, nil }))
+	b.addr = ln.Addr().String()
+	return b, l
+}
+
+// handledLog is what a group handled, by partition, in the order of handling.
+type handledLog struct {
+	mu   sync.Mutex
+	got  map[int32][]string
+	next map[int32]int64
+}
+
+func newHandledLog() *handledLog {
+	return &handledLog{got: make(map[int32][]string), next: make(map[int32]int64)}
+}
+
+func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
