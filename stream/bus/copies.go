@@ -25,12 +25,19 @@ const copyWindow = 65_536
 // that many records first. Clock, state, meta and instrument records have no
 // identity, nor has what does not decode; they are never copies.
 type copies struct {
+	window  int64
 	ids     idWindow
 	quotes  map[string]*quoteWindow
 	scratch []byte
 }
 
-func newCopies() *copies { return &copies{ids: newIDWindow(), quotes: make(map[string]*quoteWindow)} }
+// newCopies returns an empty memory; window is copyWindow but in tests.
+func newCopies(window int64) *copies {
+	return &copies{
+		window: window, quotes: make(map[string]*quoteWindow),
+		ids: idWindow{window: window, seed1: maphash.MakeSeed(), seed2: maphash.MakeSeed()},
+	}
+}
 
 // second reports whether the record is a second copy, and remembers it.
 func (c *copies) second(offset int64, key, value []byte) bool {
@@ -41,7 +48,7 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 			return false
 		}
 		if m.number != 0 {
-			return c.quote(key, m.channel).second(offset, m.number)
+			return c.quote(key, m.channel).second(c.window, offset, m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeTrade:
@@ -77,7 +84,7 @@ func (c *copies) quote(key []byte, channel uint64) *quoteWindow {
 	c.scratch = append(binary.AppendUvarint(append(c.scratch[:0], key...), channel), 0)
 	w := c.quotes[string(c.scratch)]
 	if w == nil {
-		w = &quoteWindow{at: -copyWindow - 1}
+		w = &quoteWindow{at: -c.window - 1}
 		c.quotes[string(c.scratch)] = w
 	}
 	return w
@@ -127,6 +134,9 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 				return false
 			}
 			b = b[n:]
+			if num == text && text != 0 {
+				return false
+			}
 			switch num {
 			case 1:
 				m.channel = v
@@ -143,8 +153,11 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 				return false
 			}
 			b = b[n:]
-			if num == text && text != 0 {
+			switch num {
+			case text:
 				m.text = field
+			case 1, number, connection, ordinal:
+				return false
 			}
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)
@@ -208,12 +221,12 @@ type quoteStep struct {
 	at  int64
 }
 
-func (w *quoteWindow) second(offset int64, seq uint64) bool {
-	for w.at < offset-copyWindow && len(w.tail) > 0 {
+func (w *quoteWindow) second(window, offset int64, seq uint64) bool {
+	for w.at < offset-window && len(w.tail) > 0 {
 		w.seq, w.at = w.tail[0].seq, w.tail[0].at
 		w.tail = w.tail[:copy(w.tail, w.tail[1:])]
 	}
-	if w.at < offset-copyWindow || seq > w.seq {
+	if w.at < offset-window || seq > w.seq {
 		w.seq, w.at, w.tail = seq, offset, w.tail[:0]
 		return false
 	}
@@ -230,27 +243,26 @@ func (w *quoteWindow) second(offset int64, seq uint64) bool {
 }
 
 // idWindow remembers the identities of the last records: two tables that cover
-// copyWindow offsets each, the older of which is cleared as a whole when the
+// a window of offsets each, the older of which is cleared as a whole when the
 // newer is full. An identity is kept as 95 bits of two hashes with random seeds:
 // a false match has a chance of 2^-79 a record.
 type idWindow struct {
+	window       int64
 	seed1, seed2 maphash.Seed
 	now, before  idTable
 	since        int64 // offset at which now began
 	started      bool
 }
 
-func newIDWindow() idWindow { return idWindow{seed1: maphash.MakeSeed(), seed2: maphash.MakeSeed()} }
-
 // second reports whether the identity occurred within the window and notes it.
 func (w *idWindow) second(offset int64, id []byte) bool {
 	if !w.started {
 		w.since, w.started = offset, true
 	}
-	if offset-w.since >= copyWindow {
+	if offset-w.since >= w.window {
 		w.before, w.now = w.now, w.before
 		w.now.clear()
-		if offset-w.since >= 2*copyWindow {
+		if offset-w.since >= 2*w.window {
 			w.before.clear()
 		}
 		w.since = offset
@@ -258,7 +270,7 @@ func (w *idWindow) second(offset int64, id []byte) bool {
 	h1, h2 := maphash.Bytes(w.seed1, id)|1, uint32(maphash.Bytes(w.seed2, id)) //nolint:gosec // a part of the hash
 	low := uint32(offset)                                                      //nolint:gosec // the low bits tell offsets of a window apart
 	old := w.before.find(h1, h2)
-	seen := old != nil && low-old.at <= copyWindow
+	seen := old != nil && int64(low-old.at) <= w.window
 	e, fresh := w.now.insert(h1, h2)
 	e.at = low
 	return seen || !fresh // everything in now is within the window

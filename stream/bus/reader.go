@@ -104,7 +104,7 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 	r.end.Store(noEnd)
 	begin := offset
 	if !spec.Compacted {
-		r.copies = newCopies()
+		r.copies = newCopies(copyWindow)
 		begin = max(bounds.Start, offset-copyWindow)
 	}
 	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, env)
