@@ -1,0 +1,375 @@
+package signals
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/autohedge/autohedge/signals/indicator"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// Stats counts what an engine did since it was made.
+type Stats struct {
+	Trades, Quotes, Coverage, Clocks uint64
+	// Ignored are records of market types that this build has no use for.
+	Ignored uint64
+	// Unusable are trades without a price above 0 and trades older than one
+	// before them on their channel (backfilled ones): no rule sees them.
+	Unusable uint64
+	Signals  uint64
+	// Suppressed are crossings that a cooldown swallowed.
+	Suppressed uint64
+	// Resets are indicators that began anew after a hole in the data.
+	Resets uint64
+}
+
+// Engine is the state of one partition of md: pure, one goroutine, no clock. Two
+// engines that are given the same rule sets and records at the same offsets
+// return the same signals, however the records are batched.
+type Engine struct {
+	partition   int32
+	set         *RuleSet
+	now         int64 // latest receive time in the partition
+	instruments map[string]*instrument
+	stats       Stats
+
+	trade event.Trade
+	quote event.Quote
+	tick  indicator.Tick
+	out   []event.Signal
+}
+
+// instrument is one key of the partition.
+type instrument struct {
+	key           []byte
+	venue, symbol string
+	watches       []*watch
+	onTrade       []*watch // of watches, those fed with trades
+	onQuote       []*watch
+
+	quote    event.Quote // latest, for judging; see hasQuote
+	hasQuote bool
+	// traded is the newest event time of each trade channel, by its number.
+	traded [32]int64
+}
+
+// watch is one indicator of an instrument and the rules over it.
+type watch struct {
+	name   string
+	source indicator.Source
+	ind    indicator.Indicator
+	rules  []armed
+}
+
+// armed is a rule with its state.
+type armed struct {
+	rule  *rule
+	state ruleState
+}
+
+// NewEngine returns the engine of a partition, without rules.
+func NewEngine(partition int32) *Engine {
+	return &Engine{partition: partition, set: &RuleSet{}, instruments: make(map[string]*instrument)}
+}
+
+// Now is the latest receive time that the partition has shown, Unix nanoseconds.
+func (e *Engine) Now() int64 { return e.now }
+
+// Stats returns the counts so far.
+func (e *Engine) Stats() Stats { return e.stats }
+
+// Apply makes the set rule from the next record on. A rule that was there
+// before, unchanged, keeps its state; so does an indicator that is still needed.
+func (e *Engine) Apply(set *RuleSet) error {
+	e.set = set
+	for _, inst := range e.instruments {
+		if err := e.equip(inst); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// equip gives an instrument the watches of the rules that match it, in the
+// order of the set, keeping what it has.
+func (e *Engine) equip(inst *instrument) error {
+	had := make(map[string]*watch, len(inst.watches))
+	states := make(map[event.ID]ruleState)
+	for _, w := range inst.watches {
+		had[w.name] = w
+		for i := range w.rules {
+			states[w.rules[i].rule.hash] = w.rules[i].state
+		}
+		w.rules = nil
+	}
+	inst.watches, inst.onTrade, inst.onQuote = nil, nil, nil
+	byName := make(map[string]*watch)
+	for _, r := range e.set.rules {
+		if !r.matches(inst.venue, inst.symbol) {
+			continue
+		}
+		w := byName[r.watch]
+		if w == nil {
+			if w = had[r.watch]; w == nil {
+				spec, err := indicator.Registry.Lookup(r.Indicator)
+				if err != nil {
+					return fmt.Errorf("equipping %s: %w", inst.key, err)
+				}
+				ind, err := spec.New.New(r.cfg)
+				if err != nil {
+					return fmt.Errorf("equipping %s: %w", inst.key, err)
+				}
+				w = &watch{name: r.watch, source: r.source, ind: ind}
+			}
+			byName[r.watch] = w
+			inst.watches = append(inst.watches, w)
+			if r.source == indicator.Trades {
+				inst.onTrade = append(inst.onTrade, w)
+			} else {
+				inst.onQuote = append(inst.onQuote, w)
+			}
+		}
+		state, known := states[r.hash]
+		if !known {
+			r.begin(&state)
+		}
+		w.rules = append(w.rules, armed{rule: r, state: state})
+	}
+	return nil
+}
+
+// errNotMarket is the error of Step for a record that does not belong in md.
+var errNotMarket = errors.New("not market data")
+
+// Step takes the record at the offset and returns the signals it fires, in
+// their order (Lineage.K); they are valid until the next Step. An error says
+// that the record is not usable (a dead letter) and that the state is as before
+// it. Nothing is allocated while nothing fires and no new instrument appears.
+func (e *Engine) Step(offset int64, key, value []byte) ([]event.Signal, error) {
+	e.out = e.out[:0]
+	switch t := event.TypeOf(value); t {
+	case event.TypeTrade:
+		if err := event.DecodeTrade(value, &e.trade); err != nil {
+			return nil, err
+		}
+		inst, err := e.instrument(key)
+		if err != nil {
+			return nil, err
+		}
+		e.stats.Trades++
+		e.onTrade(inst, offset)
+	case event.TypeQuote:
+		if err := event.DecodeQuote(value, &e.quote); err != nil {
+			return nil, err
+		}
+		inst, err := e.instrument(key)
+		if err != nil {
+			return nil, err
+		}
+		e.stats.Quotes++
+		e.onQuote(inst, offset)
+	case event.TypeCoverage:
+		c, err := event.DecodeAs[*event.Coverage](value)
+		if err != nil {
+			return nil, err
+		}
+		inst, err := e.instrument(key)
+		if err != nil {
+			return nil, err
+		}
+		e.stats.Coverage++
+		e.moveTo(c.RecvTime)
+		e.onCoverage(inst, c)
+	case event.TypeClock:
+		c, err := event.DecodeAs[*event.Clock](value)
+		if err != nil {
+			return nil, err
+		}
+		e.stats.Clocks++
+		e.moveTo(c.Time)
+	default:
+		if t > event.TypeClock && t < event.TypeSignal {
+			e.stats.Ignored++ // market data that a newer version or a later stage writes
+			return nil, nil
+		}
+		return nil, fmt.Errorf("reading record of type %d: %w", t, errNotMarket)
+	}
+	return e.out, nil
+}
+
+func (e *Engine) moveTo(t int64) { e.now = max(e.now, t) }
+
+// instrument returns the state of a key. The look-up does not allocate.
+func (e *Engine) instrument(key []byte) (*instrument, error) {
+	if inst := e.instruments[string(key)]; inst != nil {
+		return inst, nil
+	}
+	venue, symbol := event.SplitKey(key)
+	if len(venue) == 0 || len(symbol) == 0 {
+		return nil, fmt.Errorf("reading key %.80q: want venue|symbol", key)
+	}
+	inst := &instrument{key: bytes.Clone(key), venue: string(venue), symbol: string(symbol)}
+	if err := e.equip(inst); err != nil {
+		return nil, err
+	}
+	e.instruments[string(key)] = inst
+	return inst, nil
+}
+
+func (e *Engine) onTrade(inst *instrument, offset int64) {
+	t := &e.trade
+	e.moveTo(t.RecvTime)
+	if t.TimeSource == event.TimeEvent {
+		newest := &inst.traded[t.Channel%32]
+		if t.EventTime < *newest {
+			e.stats.Unusable++
+			return
+		}
+		*newest = t.EventTime
+	}
+	price := t.Price.Float64()
+	if price <= 0 {
+		e.stats.Unusable++
+		return
+	}
+	tick := &e.tick // a local one would be allocated: it goes through an interface
+	*tick = indicator.Tick{Time: t.RecvTime, Price: price}
+	if t.Qty.Valid {
+		tick.Qty = t.Qty.Decimal.Float64()
+	}
+	for _, w := range inst.onTrade {
+		e.feed(inst, w, tick, offset)
+	}
+}
+
+func (e *Engine) onQuote(inst *instrument, offset int64) {
+	e.moveTo(e.quote.RecvTime)
+	inst.quote, inst.hasQuote = e.quote, true
+	if len(inst.onQuote) == 0 {
+		return
+	}
+	bid, ask := e.quote.Bid.Float64(), e.quote.Ask.Float64()
+	if bid <= 0 || ask <= 0 {
+		return // an empty side: no mid, no spread
+	}
+	tick := &e.tick
+	*tick = indicator.Tick{Time: e.quote.RecvTime, Price: bid + (ask-bid)/2, Bid: bid, Ask: ask}
+	for _, w := range inst.onQuote {
+		e.feed(inst, w, tick, offset)
+	}
+}
+
+// onCoverage forgets what a hole makes wrong. Windows and averages over a hole
+// would mix the prices before and after it, so the indicators fed by that
+// channel warm up again and their rules wait for a new crossing; cooldowns go
+// on. A hole in a quote channel also takes the quote that signals are judged
+// against, until the next one. Backfilled trades come too late to be seen.
+func (e *Engine) onCoverage(inst *instrument, c *event.Coverage) {
+	switch c.Kind {
+	case event.CoverageLost, event.CoverageUnrecoverable, event.CoverageKindUnknown:
+	default:
+		return
+	}
+	trades, quotes := carries(c.Channel)
+	if quotes {
+		inst.hasQuote = false
+	}
+	for _, w := range inst.watches {
+		if (w.source == indicator.Trades && !trades) || (w.source == indicator.Quotes && !quotes) {
+			continue
+		}
+		e.stats.Resets++
+		w.ind.Reset()
+		for i := range w.rules {
+			a := &w.rules[i]
+			a.rule.begin(&a.state)
+		}
+	}
+}
+
+// carries tells what a channel may bring; one that is not known, both.
+func carries(c event.Channel) (trades, quotes bool) {
+	switch c {
+	case event.ChannelTrade, event.ChannelAggTrade, event.ChannelMatches:
+		return true, false
+	case event.ChannelBookTicker, event.ChannelTicker:
+		return false, true
+	}
+	return true, true
+}
+
+// feed hands a tick to an indicator and its value to the rules.
+func (e *Engine) feed(inst *instrument, w *watch, tick *indicator.Tick, offset int64) {
+	value, ok := w.ind.Update(tick)
+	if !ok || value != value || math.IsInf(value, 0) {
+		return
+	}
+	for i := range w.rules {
+		a := &w.rules[i]
+		switch a.rule.step(&a.state, value, tick.Time) {
+		case fire:
+			e.stats.Signals++
+			e.fire(inst, w, a.rule, value, offset)
+		case suppressed:
+			e.stats.Suppressed++
+		}
+	}
+}
+
+// fire appends the rule's signal on the record in hand.
+func (e *Engine) fire(inst *instrument, w *watch, r *rule, value float64, offset int64) {
+	s := event.Signal{
+		RuleHash: r.hash, RuleSet: e.set.Hash, Rule: r.Name, Kind: KindThreshold,
+		Strategy: r.Strategy, Account: r.Account, Venue: inst.venue, Symbol: inst.symbol, Side: r.side,
+		Lineage:   event.Lineage{Topic: event.TopicMarket, Partition: e.partition, Offset: offset, K: uint32(len(e.out))},
+		Indicator: r.Indicator, Value: value, Threshold: r.Threshold, Values: w.ind.Values(nil),
+		Horizon: r.horizon, MaxDriftBps: r.drift,
+	}
+	if w.source == indicator.Trades {
+		s.Time, s.EventTime = e.trade.RecvTime, e.trade.EventTime
+		s.RefPrice = e.trade.Price
+		s.Triggers = append(s.Triggers, string(e.trade.AppendID(nil, inst.key)))
+	} else {
+		s.Time, s.EventTime = inst.quote.RecvTime, inst.quote.EventTime
+		s.RefPrice = mid(&inst.quote, r.side)
+	}
+	if inst.hasQuote {
+		q := &inst.quote
+		s.Bid, s.Ask = side(q.Bid), side(q.Ask)
+		s.Triggers = append(s.Triggers, string(q.AppendID(nil, inst.key)))
+		s.Values = append(s.Values, event.Value{Name: "quote_age_ms", Value: float64(s.Time-q.RecvTime) / 1e6})
+	}
+	s.Deadline = s.Time + r.ttl
+	// The hash names the rule, so this is the first signal of that rule on the
+	// record, whatever other rules fired on it; K of the lineage counts them all.
+	s.ID = event.SignalID(r.hash, s.Triggers[0], 0)
+	e.out = append(e.out, s)
+}
+
+// KindThreshold is the kind of every signal that a rule fires.
+const KindThreshold = "threshold"
+
+// side returns a price, absent when that side of the book is empty.
+func side(price event.Decimal) event.NullDecimal {
+	if price.Sign() <= 0 {
+		return event.NullDecimal{}
+	}
+	return event.Some(price)
+}
+
+var half = event.MustDecimal("0.5").Money()
+
+// mid returns the exact middle of a quote that has both sides; where it would
+// take more decimals than a price can have, the side that an order would meet.
+func mid(q *event.Quote, s event.Side) event.Decimal {
+	m, err := event.FromMoney(q.Bid.Money().Add(q.Ask.Money()).Mul(half))
+	switch {
+	case err == nil && q.Bid.Scale() < event.MaxScale && q.Ask.Scale() < event.MaxScale:
+		return m
+	case s == event.Sell:
+		return q.Bid
+	}
+	return q.Ask
+}
