@@ -66,6 +66,9 @@ func checkSignal(cfg *Config, in Input) *Abstention {
 	if s.Side != event.Buy && s.Side != event.Sell {
 		return &Abstention{ReasonBadSignal, "signal has no side"}
 	}
+	if s.Account == "" || s.Venue == "" || s.Symbol == "" {
+		return &Abstention{ReasonBadSignal, "signal names no account, venue or symbol"}
+	}
 	if s.RefPrice.Sign() <= 0 {
 		return &Abstention{ReasonBadSignal, "signal has no reference price"}
 	}
@@ -83,8 +86,17 @@ func checkSignal(cfg *Config, in Input) *Abstention {
 	if !s.Bid.Valid || !s.Ask.Valid {
 		return &Abstention{ReasonNoQuote, "no two-sided quote at the signal"}
 	}
+	for _, v := range s.Values {
+		if limit := cfg.Quote.MaxAge; v.Name == quoteAge && limit > 0 && v.Value > limit.Seconds()*1e3 {
+			return &Abstention{ReasonStaleQuote, fmt.Sprintf("quote was %.0f ms old at the signal, more than %s", v.Value, limit)}
+		}
+	}
 	return nil
 }
+
+// quoteAge is the value by which a signal says how old its quote was, in
+// milliseconds.
+const quoteAge = "quote_age_ms"
 
 // checkQuote compares exactly and without division: with s the sum of both
 // sides, (ask - bid) / (s/2) <= m/10^4 is (ask - bid) x 20000 <= m x s, and

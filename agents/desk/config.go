@@ -10,7 +10,7 @@ import (
 // Budget is how much one decision may move.
 type Budget struct {
 	Notional         event.Decimal `yaml:"notional" doc:"size of a decision of full conviction, in the symbol's quote currency"`
-	PositionCap      event.Decimal `yaml:"position_cap" doc:"the desk's soft cap on one symbol's position, in quote currency; Risk rejects what would pass it"`
+	PositionCap      event.Decimal `yaml:"position_cap" doc:"the desk's soft cap on a strategy's position in one symbol, in quote currency; Risk rejects what would pass it"`
 	QuantityDecimals int           `yaml:"quantity_decimals" doc:"decimals of an order's quantity where the venue's step is not known; rounded down"`
 	AllowShort       bool          `yaml:"allow_short" doc:"whether a position may go below zero; spot accounts cannot"`
 }
@@ -18,6 +18,7 @@ type Budget struct {
 // Quote says which market state is too poor to judge in: the desk abstains.
 type Quote struct {
 	MaxSpreadBps event.Decimal `yaml:"max_spread_bps" doc:"widest spread, in basis points of the mid, at which a quote counts as reliable"`
+	MaxAge       time.Duration `yaml:"max_age" doc:"oldest quote, at the signal, that counts as reliable; 0 does not check"`
 	MaxEventAge  time.Duration `yaml:"max_event_age" doc:"longest time from the venue's event to its arrival here; 0 does not check (clocks apart)"`
 }
 
@@ -38,21 +39,23 @@ type Config struct {
 	Policy Policy
 }
 
-// DefaultConfig is a small desk on spot venues.
+// DefaultConfig is a small desk on liquid spot symbols. The edge is an assumption
+// that lets it trade the simulator's market; it is fitted to nothing.
 func DefaultConfig() Config {
 	return Config{
 		Budget: Budget{
 			Notional:         event.MustDecimal("1000"),
-			PositionCap:      event.MustDecimal("2500"),
+			PositionCap:      event.MustDecimal("1500"),
 			QuantityDecimals: 5,
 		},
 		Quote: Quote{
-			MaxSpreadBps: event.MustDecimal("25"),
+			MaxSpreadBps: event.MustDecimal("8"),
+			MaxAge:       2 * time.Second,
 			MaxEventAge:  5 * time.Second,
 		},
 		Policy: Policy{
-			EdgeBps:        80,
-			FeeBps:         10,
+			EdgeBps:        60,
+			FeeBps:         5,
 			StopBps:        60,
 			TargetBps:      120,
 			MaxSlippageBps: 5,
@@ -84,6 +87,9 @@ func (q *Quote) Validate() component.Problems {
 	var p component.Problems
 	if q.MaxSpreadBps.Sign() <= 0 || q.MaxSpreadBps.Cmp(event.MustDecimal("10000")) > 0 || q.MaxSpreadBps.Scale() > 2 {
 		p.Addf("max_spread_bps", "is %s: want more than 0, at most 10000, with at most 2 decimals", q.MaxSpreadBps)
+	}
+	if q.MaxAge < 0 {
+		p.Addf("max_age", "is %s: want 0 or more", q.MaxAge)
 	}
 	if q.MaxEventAge < 0 {
 		p.Addf("max_event_age", "is %s: want 0 or more", q.MaxEventAge)

@@ -20,7 +20,7 @@ const (
 	ReasonNoQuote       = "no_quote"          // no two-sided quote at the signal
 	ReasonCrossedQuote  = "crossed_quote"     // bid above ask, or a price of zero
 	ReasonSpread        = "spread_unreliable" // spread beyond quote.max_spread_bps
-	ReasonStaleQuote    = "stale_quote"       // reference price far outside of the quote
+	ReasonStaleQuote    = "stale_quote"       // quote older than quote.max_age, or far from the reference price
 	ReasonStaleData     = "stale_data"        // the record was old when it arrived
 	ReasonBadSignal     = "bad_signal"        // no side, no price, or not a number
 	ReasonTimeout       = "timeout"           // no answer within llm.timeout
@@ -69,7 +69,7 @@ type Input struct {
 	Signal *event.Signal
 	// Lineage is where the signal lies.
 	Lineage event.Lineage
-	// Position is the account's signed quantity of the symbol.
+	// Position is the strategy's signed quantity of the symbol.
 	Position event.Decimal
 	// PriceTick and QtyStep are the venue's steps; zero when not known.
 	PriceTick, QtyStep event.Decimal

@@ -51,7 +51,7 @@ func TestDeterministic(t *testing.T) {
 }
 
 func runScript(t *testing.T, script string) string {
-	cfg := DefaultConfig()
+	cfg := scripted()
 	var out strings.Builder
 	for line := range strings.Lines(script) {
 		if strings.HasPrefix(line, ">") {
@@ -116,6 +116,15 @@ func set(t *testing.T, c *Config, arg string) {
 	}
 }
 
+// scripted is the configuration that the scripts begin with, so that a change of
+// a default changes no script.
+func scripted() Config {
+	c := DefaultConfig()
+	c.Budget.PositionCap, c.Quote.MaxSpreadBps = event.MustDecimal("2500"), event.MustDecimal("25")
+	c.Policy.EdgeBps, c.Policy.FeeBps = 80, 10
+	return c
+}
+
 // testSignal is a buy of an oversold market at 100, a deadline two seconds away.
 func testSignal() *event.Signal {
 	return &event.Signal{
@@ -162,6 +171,8 @@ func input(t *testing.T, args []string) Input {
 			s.Ask = null()
 		case "drift":
 			s.MaxDriftBps = event.MustDecimal(v)
+		case "quote_age": // milliseconds
+			s.Values = append(s.Values, event.Value{Name: quoteAge, Value: float()})
 		case "late": // seconds after the signal at which it is judged
 			in.Time = &still{s.Time + int64(float()*1e9)}
 		case "age": // seconds from the venue's event to the signal's arrival

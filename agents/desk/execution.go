@@ -163,9 +163,10 @@ func (c *Case) limitPrice(side event.Side, best, worst udecimal.Decimal, slippag
 	if tick := c.in.PriceTick.Money(); tick.IsPos() {
 		return toStep(limit, tick, side == event.Sell)
 	}
-	// The venue's tick is not known: as many decimals as its own prices use,
-	// without the zeros with which some venues fill them up.
-	decimals := max(decimals(c.sig.Bid.Decimal), decimals(c.sig.Ask.Decimal), decimals(c.sig.RefPrice))
+	// The venue's tick is not known: as many decimals as its quote uses, without
+	// the zeros with which some venues fill them up. (The reference price may be
+	// a mid, half a tick off.)
+	decimals := max(decimals(c.sig.Bid.Decimal), decimals(c.sig.Ask.Decimal))
 	if side == event.Sell {
 		return limit.RoundAwayFromZero(decimals)
 	}

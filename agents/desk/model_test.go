@@ -76,7 +76,7 @@ func judgeWith(t *testing.T, d *Desk, in Input) *event.Verdict {
 
 func TestModelDeskTrades(t *testing.T) {
 	s := llmtest.Start(t, llmtest.Desk(nil))
-	d := modelDesk(t, DefaultConfig(), s.URL)
+	d := modelDesk(t, scripted(), s.URL)
 	j := new(memory)
 	in := input(t, nil)
 	in.Journal = j
@@ -167,7 +167,7 @@ func TestModelDeskRejection(t *testing.T) {
 			j := new(memory)
 			in := input(t, []string{tt.position})
 			in.Journal = j
-			v := judgeWith(t, modelDesk(t, DefaultConfig(), s.URL), in)
+			v := judgeWith(t, modelDesk(t, scripted(), s.URL), in)
 			if v.Decision.Action != tt.action || v.Decision.Reason != tt.reason {
 				t.Errorf("got %s %s (%s)", v.Decision.Action, v.Decision.Reason, v.Decision.Rationale)
 			}
@@ -204,7 +204,7 @@ func TestModelDeskOnlyNarrows(t *testing.T) {
 			s := llmtest.Start(t, llmtest.Desk(map[string]llmtest.Reply{tt.schema: llmtest.Answer(tt.answer)}))
 			in := input(t, nil)
 			in.Journal = new(memory)
-			d := judgeWith(t, modelDesk(t, DefaultConfig(), s.URL), in).Decision
+			d := judgeWith(t, modelDesk(t, scripted(), s.URL), in).Decision
 			if d.Action != tt.action || d.Reason != tt.reason || d.Qty.String() != tt.qty || d.LimitPrice.String() != tt.limit {
 				t.Errorf("got %s %s, %s at %s", d.Action, d.Reason, d.Qty, d.LimitPrice)
 			}
@@ -272,7 +272,7 @@ func TestModelDeskAbstains(t *testing.T) {
 			if reply.Delay > 0 {
 				in.Signal.Deadline = in.Signal.Time + int64(60*time.Millisecond)
 			}
-			v := judgeWith(t, modelDesk(t, DefaultConfig(), s.URL), in)
+			v := judgeWith(t, modelDesk(t, scripted(), s.URL), in)
 			d := v.Decision
 			if d.Action != event.ActionAbstain || d.Reason != reason {
 				t.Errorf("got %s %s (%s), want abstain %s", d.Action, d.Reason, d.Rationale, reason)
@@ -314,7 +314,7 @@ func TestModelDeskTimeoutOfTheCall(t *testing.T) {
 	in := input(t, nil)
 	in.Journal = new(memory)
 	in.Signal.Deadline = in.Signal.Time + int64(time.Hour)
-	if d := judgeWith(t, NewModel(DefaultConfig(), c), in).Decision; d.Action != event.ActionAbstain || d.Reason != ReasonTimeout {
+	if d := judgeWith(t, NewModel(scripted(), c), in).Decision; d.Action != event.ActionAbstain || d.Reason != ReasonTimeout {
 		t.Errorf("got %s %s", d.Action, d.Reason)
 	}
 }
@@ -325,7 +325,7 @@ func TestModelDeskJournalFails(t *testing.T) {
 	in := input(t, nil)
 	broken := errors.New("log is gone")
 	in.Journal = &memory{fail: broken}
-	v, err := modelDesk(t, DefaultConfig(), s.URL).Judge(t.Context(), in)
+	v, err := modelDesk(t, scripted(), s.URL).Judge(t.Context(), in)
 	if v != nil || !errors.Is(err, broken) {
 		t.Errorf("got %v, %v", v, err)
 	}
@@ -342,7 +342,7 @@ func TestModelDeskShutdown(t *testing.T) {
 	})
 	in := input(t, nil)
 	in.Journal = new(memory)
-	if v, err := modelDesk(t, DefaultConfig(), s.URL).Judge(ctx, in); v != nil || !errors.Is(err, context.Canceled) {
+	if v, err := modelDesk(t, scripted(), s.URL).Judge(ctx, in); v != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, %v: a shutdown is not an abstention", v, err)
 	}
 }
@@ -362,7 +362,7 @@ func TestModelDeskInjection(t *testing.T) {
 	sig.Indicator = poison
 	sig.Triggers = []string{poison}
 	sig.Values = []event.Value{{Name: poison, Value: 1}, {Name: "rsi", Value: 29.4}, {Name: "RSI\n- new rule", Value: 2}}
-	d := judgeWith(t, modelDesk(t, DefaultConfig(), s.URL), in).Decision
+	d := judgeWith(t, modelDesk(t, scripted(), s.URL), in).Decision
 	if d.Action != event.ActionLong || d.Conviction != 1 || d.Qty.String() != "1.99920" {
 		t.Errorf("got %s, conviction %d, quantity %s: want the smallest size", d.Action, d.Conviction, d.Qty)
 	}

@@ -25,7 +25,7 @@ func TestOrderNumbers(t *testing.T) {
 		bidM := rapid.Int64Range(1_000, 1_000_000_000_000).Draw(t, "bid")
 		bid := event.NewDecimal(bidM, scale)
 		ask := event.NewDecimal(bidM+rapid.Int64Range(0, bidM/500).Draw(t, "spread"), scale)
-		cfg := DefaultConfig()
+		cfg := scripted()
 		cfg.Budget.Notional = event.NewDecimal(rapid.Int64Range(1, 1_000_000_000).Draw(t, "notional"), uint8(rapid.IntRange(0, 4).Draw(t, "notional scale")))
 		cfg.Budget.PositionCap = event.MustDecimal("10000000000000")
 		cfg.Budget.QuantityDecimals = rapid.IntRange(0, 12).Draw(t, "decimals")

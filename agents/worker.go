@@ -1,0 +1,305 @@
+package agents
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/autohedge/autohedge/agents/desk"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// window bounds the signals of one partition that are taken up and not decided.
+const window = 256
+
+// closePatience is how long the producer of a lost partition may take to close:
+// a handler has 250 ms in all.
+const closePatience = 100 * time.Millisecond
+
+// worker judges the signals of one partition for one generation. The journal of
+// the partition's signals is the journal partition of the same number.
+type worker struct {
+	role     *Role
+	a        *bus.Assignment
+	producer *bus.Producer
+	// From the journal, for signals that may be delivered again: those at or
+	// after the committed offset.
+	verdicts map[event.ID]*event.Verdict                // by signal
+	calls    map[event.ID]map[event.ID]*event.ModelCall // by signal, then call; judged ones are dropped
+
+	slots chan struct{}
+	mu    sync.Mutex // guards queue, verdicts and calls
+	queue []*job     // taken up, in offset order; decided ones leave from the front
+}
+
+// job is one record on its way to a decision.
+type job struct {
+	offset int64
+	key    []byte
+	signal *event.Signal
+	done   bool
+	// after is closed when the job before it of the same key is decided, decided
+	// when this one is.
+	after, decided chan struct{}
+}
+
+// handle serves one partition until it is lost or drained.
+func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
+	// The partition's owner fences whoever had it, so that the journal it reads
+	// next gets no more verdicts from elsewhere.
+	name := fmt.Sprintf("%s.%d", Name, a.Partition)
+	p, err := r.client.NewProducer(ctx, bus.ProducerConfig{Name: name, Owner: "autohedge." + name, Blocking: true}, r.env)
+	if err != nil {
+		return fmt.Errorf("making the producer of partition %d: %w", a.Partition, err)
+	}
+	defer func() {
+		patience := context.WithoutCancel(ctx)
+		patience, cancel := context.WithTimeout(patience, closePatience)
+		defer cancel()
+		if cerr := p.Close(patience); cerr != nil && err == nil && ctx.Err() == nil {
+			err = fmt.Errorf("closing the producer of partition %d: %w", a.Partition, cerr)
+		}
+	}()
+	w := &worker{role: r, a: a, producer: p, slots: make(chan struct{}, window),
+		verdicts: make(map[event.ID]*event.Verdict), calls: make(map[event.ID]map[event.ID]*event.ModelCall)}
+	if err := w.restore(ctx); err != nil {
+		return err
+	}
+	a.Ready()
+	return w.run(ctx)
+}
+
+// restore reads the journal. What was committed is not delivered again, so only
+// what came after is kept: memory is bounded by what was in flight.
+func (w *worker) restore(ctx context.Context) error {
+	again := func(l event.Lineage) bool {
+		return l.Topic == event.TopicSignals && l.Partition == w.a.Partition && l.Offset >= w.a.Committed
+	}
+	_, err := w.role.client.ReadAll(ctx, event.TopicJournal, w.a.Partition, bus.FromStart, func(rec bus.Record) error {
+		m, err := event.Decode(rec.Value)
+		if errors.Is(err, event.ErrUnknownType) {
+			return nil // of a newer version, which would not have judged here
+		}
+		if err != nil {
+			return fmt.Errorf("decoding offset %d: %w", rec.Offset, err)
+		}
+		switch m := m.(type) {
+		case *event.ModelCall:
+			if again(m.Lineage) {
+				if w.calls[m.SignalID] == nil {
+					w.calls[m.SignalID] = make(map[event.ID]*event.ModelCall)
+				}
+				w.calls[m.SignalID][m.ID] = m
+			}
+		case *event.Verdict:
+			if again(m.Lineage) {
+				w.verdicts[m.Decision.SignalID] = m
+				delete(w.calls, m.Decision.SignalID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the journal: %w", err)
+	}
+	return nil
+}
+
+// run takes signals up in order and returns when the partition is drained, lost
+// or something failed; then none of its jobs runs any more.
+func (w *worker) run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
+	defer cancel(nil)
+	tails := make(map[string]chan struct{}) // the last job of each key
+	for {
+		records, err := w.a.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			jobs.Wait()
+			if err := failure(ctx); err != nil {
+				return err
+			}
+			w.a.Commit(w.a.Position())
+			return nil
+		}
+		if err != nil {
+			if cause := failure(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		for i := range records {
+			j, err := w.take(ctx, &records[i], tails)
+			if err != nil {
+				return err
+			}
+			jobs.Go(func() {
+				if err := w.serve(ctx, j); err != nil {
+					cancel(err)
+				}
+				<-w.slots
+				w.role.metrics.inFlight.Dec()
+			})
+		}
+	}
+}
+
+// failure is why ctx ended, where a job failed; nil when it did not end.
+func failure(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}
+
+// take queues one record, waiting for room. A record that is no signal becomes a
+// job without one, so that it is passed in its turn.
+func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]chan struct{}) (*job, error) {
+	select {
+	case w.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	w.role.metrics.inFlight.Inc()
+	j := &job{offset: rec.Offset, key: append([]byte(nil), rec.Key...), decided: make(chan struct{})}
+	j.after, tails[string(j.key)] = tails[string(j.key)], j.decided
+	s, err := event.DecodeAs[*event.Signal](rec.Value)
+	if err != nil {
+		w.role.metrics.dead.Inc()
+		w.role.env.Log.Warn("signal cannot be decoded", "partition", rec.Partition, "offset", rec.Offset, "error", err)
+		if err := w.bury(ctx, rec, err); err != nil {
+			<-w.slots
+			w.role.metrics.inFlight.Dec()
+			return nil, err
+		}
+	} else {
+		j.signal = s
+	}
+	w.mu.Lock()
+	w.queue = append(w.queue, j)
+	w.mu.Unlock()
+	return j, nil
+}
+
+// serve decides one job, after the one before it of the same key.
+func (w *worker) serve(ctx context.Context, j *job) error {
+	if j.after != nil {
+		select {
+		case <-j.after:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if j.signal != nil {
+		select {
+		case w.role.pool <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		err := w.decide(ctx, j)
+		<-w.role.pool
+		if err != nil {
+			return err
+		}
+	}
+	close(j.decided)
+	w.finish(j)
+	return nil
+}
+
+// finish commits up to the first job that is not decided.
+func (w *worker) finish(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j.done = true
+	n := 0
+	for n < len(w.queue) && w.queue[n].done {
+		n++
+	}
+	if n > 0 {
+		w.a.Commit(w.queue[n-1].offset + 1)
+		w.queue = w.queue[n:]
+	}
+}
+
+// decide answers one signal: from the journal if it is there, else from the
+// desk, journalled before it is acted on. It returns when the decision is
+// acknowledged.
+func (w *worker) decide(ctx context.Context, j *job) error {
+	r, start := w.role, time.Now()
+	v := w.journalled(j.signal.ID)
+	if v == nil {
+		var err error
+		if v, err = w.judge(ctx, j); err != nil {
+			return err
+		}
+		if err := w.append(ctx, event.TopicJournal, w.a.Partition, j.key, v); err != nil {
+			return fmt.Errorf("journalling a verdict: %w", err)
+		}
+		r.metrics.decided(&v.Decision)
+	} else {
+		// It may have been published before; consumers drop a second copy.
+		r.metrics.republished.Inc()
+	}
+	key := []byte(v.Decision.Account)
+	if err := w.append(ctx, event.TopicDecisions, r.client.Partition(event.TopicDecisions, key), key, &v.Decision); err != nil {
+		return fmt.Errorf("publishing a decision: %w", err)
+	}
+	r.metrics.judgeSeconds.Observe(time.Since(start).Seconds())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.verdicts, j.signal.ID)
+	delete(w.calls, j.signal.ID)
+	return nil
+}
+
+func (w *worker) journalled(signal event.ID) *event.Verdict {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.verdicts[signal]
+}
+
+func (w *worker) judge(ctx context.Context, j *job) (*event.Verdict, error) {
+	r, s := w.role, j.signal
+	qty := r.holdings.quantity(s.Account, s.Strategy, s.Venue, s.Symbol)
+	lineage := event.Lineage{Topic: event.TopicSignals, Partition: w.a.Partition, Offset: j.offset}
+	in := desk.Input{Signal: s, Lineage: lineage, Position: qty, Time: r.watch(s), Journal: &journal{w: w, job: j}}
+	in.PriceTick, in.QtyStep = r.steps.of(s.Venue, s.Symbol)
+	v, err := r.desk.Judge(ctx, in)
+	if err != nil {
+		return nil, fmt.Errorf("judging a signal: %w", err)
+	}
+	return v, nil
+}
+
+// append appends one event and waits for its acknowledgement.
+func (w *worker) append(ctx context.Context, topic string, partition int32, key []byte, m event.Message) error {
+	ack := make(chan error, 1)
+	if err := w.producer.Append(topic, partition, key, event.Marshal(m), func(_ int64, err error) { ack <- err }); err != nil {
+		return err
+	}
+	select {
+	case err := <-ack:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// bury puts a record that is no signal into topic dead.
+func (w *worker) bury(ctx context.Context, rec *bus.Record, reason error) error {
+	l := event.Lineage{Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset}
+	d := &event.Dead{
+		ID: event.DeadID(Name, l, rec.Value), Role: Name, Reason: reason.Error(),
+		Key: rec.Key, Value: rec.Value, Time: w.role.env.Clock.Now().UnixNano(), Lineage: l,
+	}
+	if err := w.append(ctx, event.TopicDead, 0, fmt.Appendf(nil, "%s/%d", rec.Topic, rec.Partition), d); err != nil {
+		return fmt.Errorf("burying a record: %w", err)
+	}
+	return nil
+}
