@@ -300,19 +300,6 @@ func (s *Sim) handOver(c *client) {
 	}
 	frames := c.stagedFrames
 	c.mu.Lock()
-	for s.cfg.SlowClients == SlowWait && !c.finish && len(c.out) > 0 && len(c.out)+len(c.staged) > s.cfg.QueueBytes {
-		c.mu.Unlock()
-		select {
-		case <-c.done:
-		case <-c.room:
-		}
-		c.mu.Lock()
-		select {
-		case <-c.done:
-			c.finish = true
-		default:
-		}
-	}
 	now := time.Now()
 	full, n := false, len(c.staged)
 	switch {
@@ -345,6 +332,25 @@ func (s *Sim) handOver(c *client) {
 	c.venue.frames.Add(float64(frames))
 	c.venue.sent.Add(frames)
 	signal(c.wake)
+}
+
+// waitRoom blocks while the client's queue is full.
+func (c *client) waitRoom() {
+	for {
+		c.mu.Lock()
+		full := !c.finish && len(c.out) > c.sim.cfg.QueueBytes
+		c.mu.Unlock()
+		if !full {
+			return
+		}
+		select {
+		case <-c.done:
+			return
+		case <-c.sim.ctx.Done():
+			return
+		case <-c.room:
+		}
+	}
 }
 
 // send queues one frame behind what waits already. A muted connection sends

@@ -80,6 +80,11 @@ func (s *Sim) run() {
 			return
 		case <-tick.C:
 		}
+		if s.cfg.SlowClients == SlowWait {
+			for _, c := range s.all() {
+				c.waitRoom()
+			}
+		}
 		now := time.Now() // pacing follows the machine; event times follow Env.Clock
 		elapsed := min(now.Sub(last), maxCatchUp)
 		last = now
