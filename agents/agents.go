@@ -80,7 +80,7 @@ func (r *Role) Run(ctx context.Context) error {
 	defer cancel(nil)
 	stop, err := r.follow(ctx, cancel)
 	if err != nil {
-		if ctx.Err() != nil && context.Cause(ctx) == ctx.Err() {
+		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return nil // stopped while restoring
 		}
 		return err

@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,42 +24,54 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	m := &metrics{
-		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+	return &metrics{
+		decisions: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "autohedge_agents_decisions_total", Help: "Decisions of the desk, by action and reason code.",
-		}, []string{"action", "reason"}),
-		modelCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
+		}, []string{"action", "reason"})),
+		modelCalls: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "autohedge_agents_model_calls_total", Help: "Exchanges with the model, by agent and outcome.",
-		}, []string{"role", "outcome"}),
-		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+		}, []string{"role", "outcome"})),
+		tokens: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "autohedge_agents_model_tokens_total", Help: "Tokens that the endpoint counted: input (cached ones included), cached, output.",
-		}, []string{"kind"}),
-		callSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		}, []string{"kind"})),
+		callSeconds: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "autohedge_agents_model_call_seconds", Help: "Time of one exchange with the model, by agent.",
 			Buckets: prometheus.ExponentialBuckets(0.05, 2, 11),
-		}, []string{"role"}),
-		judgeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+		}, []string{"role"})),
+		judgeSeconds: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_agents_judge_seconds", Help: "Time from taking a signal up to its acknowledged decision.",
 			Buckets: prometheus.ExponentialBuckets(0.0002, 2.5, 14),
-		}),
-		signalSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+		})),
+		signalSeconds: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_agents_signal_age_seconds", Help: "Age of the signal, in session time, when its decision was made.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 14),
-		}),
-		republished: prometheus.NewCounter(prometheus.CounterOpts{
+		})),
+		republished: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "autohedge_agents_republished_decisions_total", Help: "Decisions sent again from the journal, for redelivered signals.",
-		}),
-		dead: prometheus.NewCounter(prometheus.CounterOpts{
+		})),
+		dead: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "autohedge_agents_dead_records_total", Help: "Signals that could not be decoded.",
-		}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+		})),
+		inFlight: register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "autohedge_agents_in_flight_signals", Help: "Signals taken up and not yet decided.",
-		}),
+		})),
 	}
-	if reg != nil {
-		reg.MustRegister(m.decisions, m.modelCalls, m.tokens, m.callSeconds, m.judgeSeconds, m.signalSeconds, m.republished, m.dead, m.inFlight)
+}
+
+// register adds a collector; a role that is made again in the same process goes
+// on with the one that is there.
+func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	err := reg.Register(c)
+	var twice prometheus.AlreadyRegisteredError
+	if errors.As(err, &twice) {
+		if had, ok := twice.ExistingCollector.(C); ok {
+			return had
+		}
 	}
-	return m
+	if err != nil {
+		panic(err) // two different metrics of one name: a mistake of the programmer
+	}
+	return c
 }
 
 func (m *metrics) call(c *event.ModelCall) {

@@ -116,9 +116,9 @@ func (c *Case) checkQuote() *Abstention {
 	return nil
 }
 
-// strength maps a crossing to 0.5..1: reaching the threshold is worth half, a
-// tenth of the threshold beyond it (or, for a threshold of zero, any crossing,
-// whose size has no scale) no more than all.
+// strength maps a crossing to 0.5..1: a value at the threshold is worth half, one
+// a tenth of the threshold beyond it is worth all. A threshold of zero gives no
+// scale, so that every crossing of it is worth the same.
 func strength(value, threshold float64) float64 {
 	if threshold == 0 {
 		return 0.6

@@ -215,7 +215,7 @@ func TestModelDeskOnlyNarrows(t *testing.T) {
 // Whatever goes wrong at whichever agent: an abstention with its reason, the
 // exchange journalled as bytes, never an order.
 func TestModelDeskAbstains(t *testing.T) {
-	ok := func(content string) llmtest.Reply { return llmtest.Answer(content) }
+	ok := llmtest.Answer
 	limited := llmtest.Error(429, "rate_limit_exceeded", "slow down")
 	limited.Header = map[string]string{"Retry-After": "30"}
 	bad := map[string]struct {
