@@ -204,3 +204,15 @@ func show(out *strings.Builder, v *event.Verdict) {
 		fmt.Fprintf(out, ", conviction %d, stop %d, target %d\n", d.Conviction, d.StopBps, d.TargetBps)
 	}
 }
+
+// BenchmarkDeterministic is one whole judgement that ends in an order.
+func BenchmarkDeterministic(b *testing.B) {
+	d := NewDeterministic(DefaultConfig())
+	in := Input{Signal: testSignal(), Time: &still{testSignal().Time}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if v, err := d.Judge(b.Context(), in); err != nil || v.Decision.Action != event.ActionLong {
+			b.Fatal(v, err)
+		}
+	}
+}
