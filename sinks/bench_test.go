@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -34,7 +35,7 @@ func (nothing) NewBatch(string, event.ID, int32) Batch {
 func (nothing) Insert(context.Context, Block, string) error               { return nil }
 func (nothing) Prepare(context.Context) error                             { return nil }
 func (nothing) Settle(_ context.Context, p event.SinkPlan) (int64, error) { return p.Last + 1, nil }
-func (nothing) Land(context.Context, Landed) error                        { return nil }
+func (nothing) Land(context.Context, clickhouse.Landed) error             { return nil }
 
 // fillTrades publishes n trades of 100 symbols and waits until they are there.
 func fillTrades(b *testing.B, client *bus.Client, n int) {

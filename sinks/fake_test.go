@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -18,7 +19,7 @@ type fakeStore struct {
 	mu      sync.Mutex
 	tokens  map[string]string // token -> the rows it landed
 	rows    map[string][]fakeRow
-	landed  map[string]Landed // by token
+	landed  map[string]clickhouse.Landed // by token
 	settled int
 	calls   int
 	wrong   []string // contract breaches seen
@@ -40,7 +41,7 @@ type fakeRow struct {
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{tokens: make(map[string]string), rows: make(map[string][]fakeRow), landed: make(map[string]Landed)}
+	return &fakeStore{tokens: make(map[string]string), rows: make(map[string][]fakeRow), landed: make(map[string]clickhouse.Landed)}
 }
 
 var (
@@ -71,7 +72,7 @@ func (s *fakeStore) NewBatch(topic string, _ event.ID, partition int32) Batch {
 func (b *fakeBatch) Add(offset int64, key, value []byte) (int, error) {
 	m, err := event.Decode(value)
 	if err != nil {
-		return NoRow, err
+		return clickhouse.NoRow, err
 	}
 	var table, id string
 	var at int64
@@ -85,9 +86,9 @@ func (b *fakeBatch) Add(offset int64, key, value []byte) (int, error) {
 	case *event.Dead:
 		table, id, at = "dead", m.ID.String(), m.Time
 	case *event.Clock, *event.Control:
-		return NoRow, nil
+		return clickhouse.NoRow, nil
 	default:
-		return NoRow, fmt.Errorf("no table for %T", m)
+		return clickhouse.NoRow, fmt.Errorf("no table for %T", m)
 	}
 	day := time.Unix(0, at).UTC().Format("20060102")
 	i, ok := b.index[table+day]
@@ -137,7 +138,7 @@ func (s *fakeStore) Insert(ctx context.Context, block Block, token string) error
 	if s.refuses != nil {
 		for _, r := range b.rows {
 			if s.refuses(r) {
-				return fmt.Errorf("%w: value of %s is out of range", ErrRefused, r.ID)
+				return fmt.Errorf("%w: value of %s is out of range", clickhouse.ErrRefused, r.ID)
 			}
 		}
 	}
@@ -171,7 +172,7 @@ func (s *fakeStore) Settle(_ context.Context, plan event.SinkPlan) (end int64, e
 	return end, nil
 }
 
-func (s *fakeStore) Land(_ context.Context, row Landed) error {
+func (s *fakeStore) Land(_ context.Context, row clickhouse.Landed) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls++

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -108,7 +109,7 @@ func (s *sift) land(ctx context.Context, i, j int) error {
 		}
 	}
 	err := s.p.insert(ctx, s.scratch.Blocks()[0], token)
-	if errors.Is(err, ErrRefused) {
+	if errors.Is(err, clickhouse.ErrRefused) {
 		return s.split(ctx, i, j, token, err)
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -52,7 +53,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 		return err
 	}
 	token, rejected := splitToken(plan.Token)
-	row := Landed{
+	row := clickhouse.Landed{
 		Topic: plan.Topic, Incarnation: plan.Incarnation, Partition: plan.Partition, First: plan.First, Last: plan.Last,
 		Rows: make(map[string]uint64), Control: b.control, SecondCopies: b.copies, Refused: uint64(len(b.refused)), Token: token,
 	}
@@ -68,7 +69,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 		if !rejected[name] {
 			err = p.insert(ctx, block, name)
 		}
-		if rejected[name] || errors.Is(err, ErrRefused) {
+		if rejected[name] || errors.Is(err, clickhouse.ErrRefused) {
 			var refused int
 			refused, err = p.isolate(ctx, &plan, i, name)
 			row.Refused += uint64(refused) //nolint:gosec // counts from 0
@@ -82,7 +83,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 			return err
 		}
 	}
-	if got, want := row.Records(), plan.Last-plan.First+1; got != want {
+	if got, want := records(&row), plan.Last-plan.First+1; got != want {
 		return component.Fatal(fmt.Errorf("landing %s %d-%d: accounting for %d of %d records", p.place, plan.First, plan.Last, got, want))
 	}
 	if err := p.role.step("before landed"); err != nil {

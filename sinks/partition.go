@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -230,7 +231,7 @@ func (p *partition) add(b *batch, rec *bus.Record) error {
 	switch {
 	case err != nil:
 		b.refused = append(b.refused, refuse(rec, err))
-	case block == NoRow:
+	case block == clickhouse.NoRow:
 		b.control++
 	}
 	return nil

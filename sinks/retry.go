@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/component"
 )
 
@@ -17,7 +18,7 @@ const (
 )
 
 // retry calls do until it succeeds, ctx ends, or it returns an error that says
-// that the same attempt never will: one that is fatal, or ErrRefused. what names
+// that the same attempt never will: one that is fatal, or clickhouse.ErrRefused. what names
 // the work for people.
 func (r *Role) retry(ctx context.Context, what string, do func(context.Context) error) error {
 	wait := retryFirst
@@ -35,7 +36,7 @@ func (r *Role) retry(ctx context.Context, what string, do func(context.Context) 
 			r.waiting.Delete(what)
 			return ctx.Err()
 		}
-		if component.IsFatal(err) || errors.Is(err, ErrRefused) {
+		if component.IsFatal(err) || errors.Is(err, clickhouse.ErrRefused) {
 			r.waiting.Delete(what)
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -198,7 +199,7 @@ func (w *world) verify(store *fakeStore) {
 				switch {
 				case err != nil:
 					refused++
-				case block == NoRow:
+				case block == clickhouse.NoRow:
 					control++
 				default:
 					b, _ := batch.Blocks()[0].(*fakeBlock)
@@ -224,19 +225,19 @@ func (w *world) verify(store *fakeStore) {
 
 func (w *world) verifyLanded(store *fakeStore, topic string, partition int32, b bus.Bounds, control, refused, copies uint64) {
 	w.t.Helper()
-	var all []Landed
+	var all []clickhouse.Landed
 	for _, l := range store.landed {
 		if l.Topic == topic && l.Partition == partition {
 			all = append(all, l)
 		}
 	}
-	slices.SortFunc(all, func(x, y Landed) int { return int(x.First - y.First) })
+	slices.SortFunc(all, func(x, y clickhouse.Landed) int { return int(x.First - y.First) })
 	next := b.Start
 	for _, l := range all {
 		if l.First != next {
 			w.t.Errorf("%s/%d: landed goes on at %d, want %d", topic, partition, l.First, next)
 		}
-		if got, want := l.Records(), l.Last-l.First+1; got != want {
+		if got, want := records(&l), l.Last-l.First+1; got != want {
 			w.t.Errorf("%s/%d: %d-%d accounts for %d of %d records", topic, partition, l.First, l.Last, got, want)
 		}
 		next = l.Last + 1

@@ -2,19 +2,11 @@ package sinks
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/event"
 )
-
-// ErrRefused marks an insert that the database refused for what its rows say:
-// nothing of the block has landed and the same block never will. Every other
-// error of Writer.Insert is an unknown outcome, which the same insert, made
-// again, resolves.
-var ErrRefused = errors.New("rows are refused")
-
-// NoRow is what Batch.Add returns for a record that makes no row.
-const NoRow = -1
 
 // Writer turns records into rows and lands them. It is safe for concurrent use.
 type Writer interface {
@@ -25,14 +17,17 @@ type Writer interface {
 	// of the attempts before, its rows are there once when nil is returned. It
 	// does not retry by itself and may be called again at once after an error,
 	// also while an earlier attempt still runs on the server. It must not keep
-	// the block.
+	// the block. clickhouse.ErrRefused says that the database refused the rows for
+	// what they say: nothing of the block has landed and the same block never will.
+	// Every other error is an unknown outcome, or a fault of the installation: the
+	// same insert, made again, resolves both.
 	Insert(ctx context.Context, block Block, token string) error
 }
 
 // Batch gathers the rows of one plan. It is used by one goroutine at a time.
 type Batch interface {
 	// Add encodes the row of one record and returns the index in Blocks of the
-	// block that took it, or NoRow when the record makes none (a clock record). An
+	// block that took it, or clickhouse.NoRow when the record makes none (a clock record). An
 	// error means that the record is no event or does not fit its table; the batch
 	// is as before. What Add does is a function of the records added and nothing
 	// else, so a batch built again from the same records has the same blocks.
@@ -67,7 +62,7 @@ type Ledger interface {
 	Settle(ctx context.Context, plan event.SinkPlan) (end int64, err error)
 	// Land inserts the row that proves a plan, under its token; idempotent like
 	// Writer.Insert.
-	Land(ctx context.Context, row Landed) error
+	Land(ctx context.Context, row clickhouse.Landed) error
 }
 
 // Store is the database that rows land in.
@@ -76,27 +71,49 @@ type Store interface {
 	Ledger
 }
 
-// Landed accounts for every record of one plan. Its sum holds:
-//
-//	Last - First + 1 = rows + Control + Refused + SecondCopies + Expired
-type Landed struct {
-	Topic       string
-	Incarnation event.ID
-	Partition   int32
-	First, Last int64 // offsets, both included
-	Rows        map[string]uint64
-	// Control counts records that make no row, Refused those that could not be
-	// used and are dead letters now, SecondCopies those that were in the log
-	// already, Expired those that retention took before they landed.
-	Control, Refused, SecondCopies, Expired uint64
-	Token                                   string
-}
-
-// Records is how many records the row accounts for.
-func (l Landed) Records() int64 {
+// records is how many records a row of landed accounts for.
+func records(l *clickhouse.Landed) int64 {
 	n := l.Control + l.Refused + l.SecondCopies + l.Expired
 	for _, rows := range l.Rows {
 		n += rows
 	}
 	return int64(n) //nolint:gosec // a plan holds at most a few million records
+}
+
+// clickHouse is Store over the plug-in.
+type clickHouse struct{ *clickhouse.Client }
+
+// clickHouseBatch is Batch over the plug-in's.
+type clickHouseBatch struct {
+	*clickhouse.Batch
+	blocks []Block
+}
+
+var (
+	_ Store = clickHouse{}
+	_ Batch = (*clickHouseBatch)(nil)
+	_ Block = (*clickhouse.Block)(nil)
+)
+
+// ClickHouse lands rows in a ClickHouse.
+func ClickHouse(client *clickhouse.Client) Store { return clickHouse{client} }
+
+func (clickHouse) NewBatch(topic string, incarnation event.ID, partition int32) Batch {
+	return &clickHouseBatch{Batch: clickhouse.NewBatch(topic, incarnation, partition)}
+}
+
+func (b *clickHouseBatch) Blocks() []Block {
+	b.blocks = b.blocks[:0]
+	for _, x := range b.Batch.Blocks() {
+		b.blocks = append(b.blocks, x)
+	}
+	return b.blocks
+}
+
+func (s clickHouse) Insert(ctx context.Context, block Block, token string) error {
+	b, ok := block.(*clickhouse.Block)
+	if !ok {
+		return fmt.Errorf("inserting a %T: it is not from this store", block)
+	}
+	return s.Client.Insert(ctx, b, token)
 }
