@@ -111,6 +111,9 @@ type Profile struct {
 	// not found is asked for again after it, and only then called not placed. It
 	// must be longer than a request can be on its way.
 	Settle time.Duration
+	// Immediate says that what an order came to at once is known, and cheap to
+	// Query, when Submit returns.
+	Immediate bool
 }
 
 // Settings is the configuration of every broker; an account uses the part of the

@@ -56,7 +56,7 @@ func init() {
 		Summary: "fills against live quotes, up to their displayed size, with fees and slippage; keeps its ledger on disk",
 		Config:  func() any { c := DefaultPaperConfig(); return &c },
 		New: Kind{
-			Profile: Profile{Dedupe: DedupePermanent},
+			Profile: Profile{Dedupe: DedupePermanent, Immediate: true},
 			Validate: func(s *Settings) component.Problems {
 				var p component.Problems
 				p.Under("paper", s.Paper.Validate())

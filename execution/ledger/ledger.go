@@ -79,7 +79,7 @@ func (b *Book) at(k Key, currency string, now int64) *position {
 		p = &position{key: k, day: dayOf(now), base: event.Some(event.Decimal{}), recorded: event.Some(event.Decimal{})}
 		b.positions[k] = p
 	}
-	if currency != "" {
+	if p.currency == "" {
 		p.currency = currency
 	}
 	p.roll(now)

@@ -1,0 +1,239 @@
+package execution
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// top is the last quote of one instrument.
+type top struct {
+	venue, symbol string
+	key           []byte
+	quote         event.Quote
+	from          event.Lineage
+}
+
+func (t *top) id() string { return string(t.quote.AppendID(nil, t.key)) }
+
+// market is what execution knows of the market: the last quote of each
+// instrument, read from the end of md, and the instruments themselves. It hands
+// every quote to the brokers that simulate.
+type market struct {
+	client *bus.Client
+	env    component.Env
+	// advance moves a session's clock in a process that has no stream role.
+	advance func(int64)
+
+	mu          sync.RWMutex
+	tops        map[string]*top
+	instruments map[string]*event.Instrument
+	takers      map[broker.QuoteTaker]struct{}
+
+	readers []*bus.Reader
+	// ended is closed once every partition of md was read to the end of a drain.
+	ended chan struct{}
+}
+
+func newMarket(client *bus.Client, env component.Env) *market {
+	m := &market{
+		client: client, env: env, advance: func(int64) {}, tops: make(map[string]*top), instruments: make(map[string]*event.Instrument),
+		takers: make(map[broker.QuoteTaker]struct{}), ended: make(chan struct{}),
+	}
+	if c, ok := env.Clock.(*component.SessionClock); ok {
+		m.advance = c.Advance
+	}
+	return m
+}
+
+// open positions a reader at the end of every partition of md, so that what comes
+// later is seen.
+func (m *market) open(ctx context.Context) error {
+	for p := range m.client.Partitions(event.TopicMarket) {
+		r, err := m.client.NewReader(ctx, bus.ReaderConfig{Topic: event.TopicMarket, Partition: p, Offset: bus.FromEnd}, m.env)
+		if err != nil {
+			m.close()
+			return fmt.Errorf("opening market data: %w", err)
+		}
+		m.readers = append(m.readers, r)
+	}
+	return nil
+}
+
+func (m *market) close() {
+	for _, r := range m.readers {
+		r.Close()
+	}
+}
+
+// follow reads md until ctx ends or, in a drain, to its end.
+func (m *market) follow(ctx context.Context) error {
+	errs := make(chan error, len(m.readers))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for i, r := range m.readers {
+		go func() { errs <- m.read(ctx, int32(i), r) }() //nolint:gosec // a partition number
+	}
+	var first error
+	for range m.readers {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+			cancel()
+		}
+	}
+	if first == nil {
+		close(m.ended)
+	}
+	return first
+}
+
+func (m *market) read(ctx context.Context, partition int32, r *bus.Reader) error {
+	var q event.Quote
+	for {
+		records, err := r.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading market data: %w", err)
+		}
+		for i := range records {
+			rec := &records[i]
+			switch event.TypeOf(rec.Value) {
+			case event.TypeQuote:
+				if err := event.DecodeQuote(rec.Value, &q); err != nil {
+					m.env.Log.Warn("leaving out a quote that does not decode", "partition", partition, "offset", rec.Offset, "err", err)
+					continue
+				}
+				m.advance(q.RecvTime)
+				m.note(rec, &q)
+			case event.TypeClock:
+				c, err := event.DecodeAs[*event.Clock](rec.Value)
+				if err != nil {
+					m.env.Log.Warn("leaving out a clock record that does not decode", "partition", partition, "offset", rec.Offset, "err", err)
+					continue
+				}
+				m.advance(c.Time)
+			}
+		}
+	}
+}
+
+// note keeps a quote and hands it on.
+func (m *market) note(rec *bus.Record, q *event.Quote) {
+	m.mu.Lock()
+	t := m.tops[string(rec.Key)]
+	if t == nil {
+		venue, symbol := event.SplitKey(rec.Key)
+		t = &top{venue: string(venue), symbol: string(symbol), key: append([]byte(nil), rec.Key...)}
+		m.tops[string(rec.Key)] = t
+	}
+	t.quote = *q
+	t.from = event.Lineage{Topic: event.TopicMarket, Partition: rec.Partition, Offset: rec.Offset}
+	var kept top
+	if len(m.takers) > 0 {
+		kept = *t
+	}
+	takers := m.takers // replaced, never changed
+	m.mu.Unlock()
+	if len(takers) == 0 {
+		return
+	}
+	out := &broker.Quote{Quote: *q, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id}
+	for b := range takers {
+		b.Quote(out)
+	}
+}
+
+// join lets a broker see every quote from now on, the last ones first.
+func (m *market) join(b broker.QuoteTaker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	takers := map[broker.QuoteTaker]struct{}{b: {}}
+	for t := range m.takers {
+		takers[t] = struct{}{}
+	}
+	m.takers = takers
+	for _, t := range m.tops {
+		kept := *t
+		b.Quote(&broker.Quote{Quote: kept.quote, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id})
+	}
+}
+
+func (m *market) leave(b broker.QuoteTaker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	takers := make(map[broker.QuoteTaker]struct{})
+	for t := range m.takers {
+		if t != b {
+			takers[t] = struct{}{}
+		}
+	}
+	m.takers = takers
+}
+
+// drain makes follow end where md ends now.
+func (m *market) drain(ctx context.Context) error {
+	bounds, err := m.client.Offsets(ctx, event.TopicMarket)
+	if err != nil {
+		return fmt.Errorf("draining market data: %w", err)
+	}
+	for i, r := range m.readers {
+		r.EndAt(bounds[i].End)
+	}
+	return nil
+}
+
+// last returns the last quote of an instrument.
+func (m *market) last(venue, symbol string) (top, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	t, ok := m.tops[string(event.Key(venue, symbol))]
+	if !ok {
+		return top{}, false
+	}
+	return *t, true
+}
+
+func (t *top) forRisk() *risk.Quote {
+	return &risk.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, RecvTime: t.quote.RecvTime}
+}
+
+func (t *top) forLedger() ledger.Quote {
+	return ledger.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, ID: t.id()}
+}
+
+// instrument returns what is known of an instrument, or nil.
+func (m *market) instrument(venue, symbol string) *event.Instrument {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.instruments[string(event.Key(venue, symbol))]
+}
+
+// learn takes a record of instruments; a tombstone forgets.
+func (m *market) learn(rec bus.Record) {
+	key := string(rec.Key)
+	if len(rec.Value) == 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.instruments, key)
+		return
+	}
+	in, err := event.DecodeAs[*event.Instrument](rec.Value)
+	if err != nil {
+		m.env.Log.Warn("leaving out an instrument that does not decode", "key", key, "err", err)
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.instruments[key] = in
+}

@@ -1,0 +1,55 @@
+package execution
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// metrics are the role's; labels of a fixed set are bound here, once.
+type metrics struct {
+	orders      map[event.OrderState]prometheus.Counter
+	rejections  map[string]prometheus.Counter
+	fills       prometheus.Counter
+	skipped     prometheus.Counter
+	orphans     prometheus.Counter
+	dead        prometheus.Counter
+	unknown     prometheus.Gauge
+	killSwitch  prometheus.Gauge
+	tickToOrder prometheus.Histogram
+	position    *prometheus.GaugeVec
+	pnl         *prometheus.GaugeVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	orders := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_execution_order_events_total", Help: "Entries of the order log, by state."}, []string{"state"})
+	rejections := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_execution_rejections_total", Help: "Decisions refused by a hard limit, by limit."}, []string{"limit"})
+	m := &metrics{
+		orders:     make(map[event.OrderState]prometheus.Counter),
+		rejections: make(map[string]prometheus.Counter),
+		fills:      counter("autohedge_execution_fills_total", "Fills recorded."),
+		skipped:    counter("autohedge_execution_decisions_skipped_total", "Decisions that have an order already, as after a restart."),
+		orphans:    counter("autohedge_execution_orphan_reports_total", "Reports of a broker on orders that the order log does not know."),
+		dead:       counter("autohedge_execution_dead_total", "Decisions that could not be used."),
+		unknown:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_unknown_orders", Help: "Orders whose outcome only the broker can tell; they block new risk."}),
+		killSwitch: prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_kill_switch_active", Help: "1 while anything is halted."}),
+		tickToOrder: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "autohedge_execution_tick_to_order_seconds", Help: "From the receipt of the tick that fired a signal to the acknowledgement of the order in the order log.",
+			Buckets: []float64{.0005, .001, .0015, .002, .003, .005, .008, .015, .03, .1, .3, 1, 3, 10},
+		}),
+		position: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_execution_position_base", Help: "Signed holding, in base currency."}, []string{"account", "strategy", "venue", "symbol"}),
+		pnl:      prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_execution_pnl_quote", Help: "Total profit at the last mark, in quote currency."}, []string{"account", "strategy", "venue", "symbol", "currency"}),
+	}
+	for s := event.OrderRiskRejected; s <= event.OrderNotPlaced; s++ {
+		m.orders[s] = orders.WithLabelValues(s.String())
+	}
+	for _, l := range risk.Limits() {
+		m.rejections[l] = rejections.WithLabelValues(l)
+	}
+	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.killSwitch, m.tickToOrder, m.position, m.pnl)
+	return m
+}

@@ -1,0 +1,172 @@
+package execution
+
+import (
+	"fmt"
+
+	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// Reasons that execution itself writes into the order log.
+const (
+	reasonSubmit      = "submit"      // the broker's answer to the order did not come
+	reasonUnconfirmed = "unconfirmed" // the broker took it and then said nothing
+	reasonLost        = "lost"        // the broker had it and does not know it any more
+	reasonOverfill    = "overfill"    // the broker filled more than was ordered
+	reasonNotFound    = "not_found"
+)
+
+// order is the state machine of one order. It is pure: every method returns the
+// entry to append to the order log and has moved the state to it.
+type order struct {
+	last event.OrderEvent
+}
+
+// newOrder begins an order that passed the limits: the entry that must be
+// acknowledged before the order is sent.
+func newOrder(d *event.Decision, brokerName string, o risk.Order, now int64, epoch uint32, from event.Lineage) (*order, event.OrderEvent) {
+	e := begin(d, brokerName, now, epoch, from)
+	e.State, e.Qty, e.LimitPrice = event.OrderSubmitting, o.Qty, o.LimitPrice
+	return &order{last: e}, e
+}
+
+// refused is the only entry of an order that a limit refused.
+func refused(d *event.Decision, brokerName string, r *risk.Rejection, now int64, epoch uint32, from event.Lineage) event.OrderEvent {
+	e := begin(d, brokerName, now, epoch, from)
+	e.State, e.Reason, e.Detail = event.OrderRiskRejected, r.Limit, r.Detail
+	return e
+}
+
+func begin(d *event.Decision, brokerName string, now int64, epoch uint32, from event.Lineage) event.OrderEvent {
+	id := event.ClientOrderID(d.ID, 0)
+	return event.OrderEvent{
+		ID: event.OrderEventID(id, 0), ClientOrderID: id, Broker: brokerName, DecisionID: d.ID, SignalID: d.SignalID,
+		Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol, Side: d.Side, Type: d.Type, TIF: d.TIF,
+		Qty: d.Qty.Decimal, LimitPrice: d.LimitPrice, Time: now, SignalTime: d.SignalTime, RefPrice: d.RefPrice, Epoch: epoch, Lineage: from,
+	}
+}
+
+// restored continues an order from its last entry.
+func restored(e *event.OrderEvent) *order { return &order{last: *e} }
+
+func (o *order) id() string              { return o.last.ClientOrderID }
+func (o *order) state() event.OrderState { return o.last.State }
+
+// left is the quantity that may still be filled.
+func (o *order) left() event.Decimal {
+	if o.state().Terminal() {
+		return event.Decimal{}
+	}
+	l, err := ledger.Sub(o.last.Qty, o.last.FilledQty)
+	if err != nil || l.Sign() < 0 {
+		return event.Decimal{}
+	}
+	return l
+}
+
+// stamp is what the caller knows of the moment of an entry.
+type stamp struct {
+	now   int64
+	epoch uint32
+}
+
+// next appends an entry in the given state.
+func (o *order) next(s event.OrderState, reason, detail string, at stamp) event.OrderEvent {
+	e := o.last
+	e.Seq++
+	e.ID = event.OrderEventID(e.ClientOrderID, e.Seq)
+	e.State, e.Reason, e.Detail = s, reason, detail
+	e.Time, e.Epoch, e.BrokerTime = at.now, at.epoch, 0
+	e.Lineage.K = e.Seq
+	o.last = e
+	return e
+}
+
+// unknown notes that the outcome is not known; a state that is already so, or
+// terminal, stays.
+func (o *order) unknown(reason, detail string, at stamp) (event.OrderEvent, bool) {
+	if o.state() == event.OrderUnknown || o.state().Terminal() {
+		return event.OrderEvent{}, false
+	}
+	return o.next(event.OrderUnknown, reason, detail, at), true
+}
+
+// notPlaced notes that the broker never had the order; only an order that it
+// never confirmed can be so.
+func (o *order) notPlaced(reason, detail string, at stamp) (event.OrderEvent, bool) {
+	if !o.unconfirmed() {
+		return event.OrderEvent{}, false
+	}
+	return o.next(event.OrderNotPlaced, reason, detail, at), true
+}
+
+// unconfirmed reports whether the broker has never said that it has the order.
+func (o *order) unconfirmed() bool {
+	return (o.state() == event.OrderSubmitting || o.state() == event.OrderUnknown) && o.last.BrokerOrderID == ""
+}
+
+// adopt takes over what the broker reports and returns the entries that lead
+// there; reports are absolute, so that one which tells nothing new gives none.
+// Fills are counted once they are in the log of fills, whatever state the broker
+// calls the order in; a terminal state changes only by fills that come late.
+func (o *order) adopt(r *broker.Report, at stamp) ([]event.OrderEvent, error) {
+	var out []event.OrderEvent
+	add := func(s event.OrderState, reason, detail string) *event.OrderEvent {
+		e := o.next(s, reason, detail, at)
+		e.BrokerOrderID, e.BrokerTime = r.BrokerOrderID, r.Time
+		o.last = e
+		out = append(out, e)
+		return &out[len(out)-1]
+	}
+	waiting := o.state() == event.OrderSubmitting || o.state() == event.OrderUnknown
+	if r.State == event.OrderRejected && waiting && len(r.Fills) == 0 {
+		add(event.OrderRejected, r.Reason, r.Detail)
+		return out, nil
+	}
+	if waiting && o.last.FilledQty.IsZero() {
+		add(event.OrderAccepted, "", "")
+		waiting = false
+	}
+	var qty, notional event.Decimal
+	for i := range r.Fills {
+		f := &r.Fills[i]
+		n, err := ledger.Mul(f.Price, f.Qty)
+		if err == nil {
+			if qty, err = ledger.Add(qty, f.Qty); err == nil {
+				notional, err = ledger.Add(notional, n)
+			}
+		}
+		if err != nil {
+			return out, fmt.Errorf("adding up the fills of order %s: %w", o.id(), err)
+		}
+		if qty.Cmp(o.last.FilledQty) <= 0 {
+			continue
+		}
+		state, reason, detail := event.OrderPartiallyFilled, "", ""
+		switch c := qty.Cmp(o.last.Qty); {
+		case c > 0:
+			state, reason, detail = event.OrderFilled, reasonOverfill, fmt.Sprintf("filled %s of %s", qty, o.last.Qty)
+		case c == 0:
+			state = event.OrderFilled
+		case o.state().Terminal(): // a late one
+			state, reason, detail = o.state(), o.last.Reason, o.last.Detail
+		}
+		e := add(state, reason, detail)
+		e.FilledQty, e.FilledNotional, e.BrokerTime = qty, notional, f.Time
+		o.last = *e
+	}
+	switch {
+	case o.state().Terminal():
+	case r.State == event.OrderFilled: // but its fills do not add up to it
+		if e, ok := o.unknown(reasonUnconfirmed, fmt.Sprintf("the broker calls it filled and reports fills of %s of %s", qty, o.last.Qty), at); ok {
+			out = append(out, e)
+		}
+	case r.State.Terminal():
+		add(r.State, r.Reason, r.Detail)
+	case waiting: // an order with fills whose state was lost for a while
+		add(event.OrderPartiallyFilled, "", "")
+	}
+	return out, nil
+}

@@ -1,0 +1,487 @@
+package execution
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// account is one account as its owner holds it.
+type account struct {
+	cfg     *Account
+	broker  broker.Broker
+	profile broker.Profile
+	gate    *risk.Gate
+}
+
+// working is an order that is not done, with what the machine's clock says of it.
+type working struct {
+	*order
+	sentAt       time.Time
+	askedAt      time.Time
+	missingSince time.Time // since when the broker says it does not know it
+	canceling    bool
+}
+
+// owner holds the accounts of one partition: their orders, fills and positions,
+// which follow from that partition of the order log, fills and positions.
+type owner struct {
+	role      *Role
+	partition int32
+	producer  *bus.Producer
+	epoch     uint32
+	accounts  map[string]*account
+
+	mu   sync.Mutex
+	book *ledger.Book
+	// orders has every order, open those that are not done; children counts the
+	// orders that were sent for a decision.
+	orders   map[string]*order
+	open     map[string]*working
+	children map[event.ID]int
+	unknowns int
+	nextMark int64
+}
+
+// restore reads the partition of the order log, fills and positions whole, opens
+// the accounts' brokers and asks them about every order that is not done.
+func (r *Role) restore(ctx context.Context, partition int32) (*owner, error) {
+	o := &owner{
+		role: r, partition: partition, accounts: make(map[string]*account), book: ledger.NewBook(),
+		orders: make(map[string]*order), open: make(map[string]*working), children: make(map[event.ID]int),
+	}
+	var err error
+	o.producer, err = r.client.NewProducer(ctx, bus.ProducerConfig{Name: "execution", Blocking: true, Owner: fmt.Sprintf("autohedge.execution.%d", partition)}, r.env)
+	if err != nil {
+		return nil, fmt.Errorf("taking over partition %d: %w", partition, err)
+	}
+	o.epoch = uint32(max(o.producer.Epoch(), 0)) //nolint:gosec // not negative
+	ok := false
+	defer func() {
+		if !ok {
+			o.close()
+		}
+	}()
+	for name, cfg := range r.accounts {
+		if r.client.Partition(event.TopicOrders, []byte(name)) != partition {
+			continue
+		}
+		spec, err := broker.Registry.Lookup(cfg.Broker)
+		if err != nil {
+			return nil, err
+		}
+		b, err := r.openBroker(ctx, spec.New, broker.Account{
+			Name: name, Settings: cfg.Settings, Dir: filepath.Join(r.paths.PaperDir, name), Env: r.env.With("broker"),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("opening account %s: %w", name, err)
+		}
+		o.accounts[name] = &account{cfg: cfg, broker: b, profile: spec.New.Profile, gate: risk.NewGate(cfg.Limits)}
+	}
+	filled, err := o.read(ctx)
+	if err != nil {
+		return nil, component.Fatal(err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.reconcile(ctx, filled); err != nil {
+		return nil, err
+	}
+	for _, acc := range o.accounts {
+		if t, simulates := acc.broker.(broker.QuoteTaker); simulates {
+			r.market.join(t)
+		}
+	}
+	o.nextMark = o.now() + int64(r.cfg.MarkInterval)
+	ok = true
+	return o, nil
+}
+
+// read rebuilds the state from the three logs; filled is how much the log of
+// fills holds of each order.
+func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err error) {
+	c := o.role.client
+	for _, topic := range []string{event.TopicOrders, event.TopicFills, event.TopicPositions} {
+		bounds, err := c.Offsets(ctx, topic)
+		if err != nil {
+			return nil, fmt.Errorf("restoring partition %d: %w", o.partition, err)
+		}
+		if start := bounds[o.partition].Start; start > 0 {
+			return nil, fmt.Errorf("restoring partition %d: %s begins at offset %d: %d records that positions follow from are gone; raise the topic's retention before trading on", o.partition, topic, start, start)
+		}
+	}
+	if _, err = c.ReadAll(ctx, event.TopicOrders, o.partition, bus.FromStart, func(rec bus.Record) error {
+		e, err := event.DecodeAs[*event.OrderEvent](rec.Value)
+		if err != nil {
+			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
+		}
+		known := o.orders[e.ClientOrderID]
+		if known != nil && e.Seq <= known.last.Seq {
+			return nil
+		}
+		if e.State == event.OrderSubmitting {
+			o.children[e.DecisionID]++
+			if acc := o.accounts[e.Account]; acc != nil {
+				acc.gate.Charge(e.Time)
+			}
+		}
+		o.orders[e.ClientOrderID] = restored(e)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for id, ord := range o.orders {
+		if !ord.state().Terminal() {
+			o.open[id] = &working{order: ord}
+		}
+	}
+	if _, err = c.ReadAll(ctx, event.TopicPositions, o.partition, bus.FromStart, func(rec bus.Record) error {
+		p, err := event.DecodeAs[*event.Position](rec.Value)
+		if err != nil {
+			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
+		}
+		o.book.Restore(p)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	filled = make(map[string]event.Decimal)
+	_, err = c.ReadAll(ctx, event.TopicFills, o.partition, bus.FromStart, func(rec bus.Record) error {
+		f, err := event.DecodeAs[*event.Fill](rec.Value)
+		if err != nil {
+			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
+		}
+		currency := f.FeeCurrency
+		if in := o.role.market.instrument(f.Venue, f.Symbol); in != nil {
+			currency = in.Quote
+		}
+		applied, err := o.book.Apply(f, currency)
+		if err == nil && applied {
+			filled[f.ClientOrderID], err = ledger.Add(filled[f.ClientOrderID], f.Qty)
+		}
+		return err
+	})
+	return filled, err
+}
+
+// reconcile asks the brokers about every order that is not done, and about those
+// whose fills the log of fills lacks, and records the positions that a crash left
+// behind.
+func (o *owner) reconcile(ctx context.Context, filled map[string]event.Decimal) error {
+	for _, id := range slices.Sorted(maps.Keys(o.orders)) {
+		ord := o.orders[id]
+		w := o.open[id]
+		differs := filled[id].Cmp(ord.last.FilledQty) != 0
+		if w == nil && !differs {
+			continue
+		}
+		if w == nil {
+			w = &working{order: ord}
+		}
+		// Twice: an order that is not found is only then called not placed.
+		for range 2 {
+			if err := o.ask(ctx, w); err != nil {
+				return err
+			}
+			if !w.unconfirmed() {
+				break
+			}
+		}
+		if w.state() == event.OrderSubmitting {
+			if err := o.lose(ctx, w, reasonUnconfirmed, "asking the broker after a restart gave no answer yet"); err != nil {
+				return err
+			}
+		}
+	}
+	for _, k := range o.book.Behind() {
+		if err := o.record(ctx, k, event.Lineage{Topic: event.TopicFills, Partition: o.partition}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *owner) now() int64 { return o.role.env.Clock.Now().UnixNano() }
+
+func (o *owner) at() stamp { return stamp{now: o.now(), epoch: o.epoch} }
+
+// close releases the producer and the brokers.
+func (o *owner) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
+	defer cancel()
+	if err := o.producer.Close(ctx); err != nil {
+		o.role.env.Log.Warn("closing the producer", "partition", o.partition, "err", err)
+	}
+	for name, acc := range o.accounts {
+		if t, simulates := acc.broker.(broker.QuoteTaker); simulates {
+			o.role.market.leave(t)
+		}
+		if err := acc.broker.Close(); err != nil {
+			o.role.env.Log.Warn("closing the broker", "account", name, "err", err)
+		}
+	}
+	o.role.metrics.unknown.Sub(float64(o.unknowns))
+	o.unknowns = 0
+}
+
+// consume handles decisions until the partition is lost or drained.
+func (o *owner) consume(ctx context.Context, a *bus.Assignment) error {
+	for {
+		records, err := a.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return o.finish(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		for i := range records {
+			if err := o.decide(ctx, &records[i]); err != nil {
+				return err
+			}
+			a.Commit(records[i].Offset + 1)
+		}
+	}
+}
+
+// reports takes what a broker tells of its orders.
+func (o *owner) reports(ctx context.Context, acc *account) error {
+	after := uint64(0)
+	for {
+		rs, err := acc.broker.Next(ctx, after)
+		if errors.Is(err, component.ErrNotConnected) && ctx.Err() == nil {
+			o.role.env.Log.Warn("asking for every working order, for the broker's reports stopped", "account", acc.cfg.Name, "err", err)
+			if err := o.askAll(ctx, acc); err != nil {
+				return err
+			}
+			if !sleep(ctx, o.role.cfg.QueryInterval) {
+				return ctx.Err()
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("following the reports of account %s: %w", acc.cfg.Name, err)
+		}
+		for i := range rs {
+			after = max(after, rs[i].Seq)
+			if err := o.report(ctx, acc, &rs[i]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ord := o.orders[r.ClientOrderID]
+	if ord == nil || ord.last.Account != acc.cfg.Name {
+		o.role.metrics.orphans.Inc()
+		o.role.env.Log.Error("leaving out a report on an order that the order log does not know", "account", acc.cfg.Name, "order", r.ClientOrderID, "state", r.State)
+		return nil
+	}
+	w := o.open[r.ClientOrderID]
+	if w == nil {
+		w = &working{order: ord} // done, but a fill may come late
+	}
+	if w.state() == event.OrderNotPlaced {
+		// The broker took longer than its profile allows: nothing it says about
+		// what it does not have can be believed.
+		if _, err := o.role.board.halt(ctx, scopeAccount+w.last.Account, "execution", fmt.Sprintf("order %s was called not placed, and the broker has it", w.id())); err != nil {
+			return err
+		}
+	}
+	return o.take(ctx, w, r)
+}
+
+func (o *owner) askAll(ctx context.Context, acc *account) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(o.open)) {
+		if w := o.open[id]; w.last.Account == acc.cfg.Name {
+			if err := o.ask(ctx, w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ticks does what time alone brings.
+func (o *owner) ticks(ctx context.Context) error {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := o.tick(ctx, time.Now()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (o *owner) tick(ctx context.Context, machine time.Time) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cfg := &o.role.cfg
+	for _, id := range slices.Sorted(maps.Keys(o.open)) {
+		w := o.open[id]
+		switch w.state() {
+		case event.OrderSubmitting:
+			if machine.Sub(w.sentAt) >= cfg.AckTimeout {
+				if err := o.lose(ctx, w, reasonUnconfirmed, fmt.Sprintf("the broker said nothing for %s", cfg.AckTimeout)); err != nil {
+					return err
+				}
+			}
+		case event.OrderUnknown:
+			if machine.Sub(w.askedAt) >= cfg.QueryInterval {
+				if err := o.ask(ctx, w); err != nil {
+					return err
+				}
+			}
+		default:
+			o.cancelHalted(ctx, w)
+		}
+	}
+	if now := o.now(); now >= o.nextMark {
+		o.nextMark = now + int64(cfg.MarkInterval)
+		return o.markAll(ctx)
+	}
+	return nil
+}
+
+// cancelHalted withdraws a working order that a halt covers.
+func (o *owner) cancelHalted(ctx context.Context, w *working) {
+	if w.canceling {
+		return
+	}
+	why := o.role.board.halted(w.last.Account, w.last.Venue, w.last.Symbol)
+	acc := o.accounts[w.last.Account]
+	if why == "" || acc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.role.cfg.AckTimeout)
+	defer cancel()
+	if err := acc.broker.Cancel(ctx, w.id()); err != nil {
+		o.role.env.Log.Error("canceling an order after a halt, will be tried again", "order", w.id(), "err", err)
+		return
+	}
+	w.canceling = true
+}
+
+// markAll values every open position and records it.
+func (o *owner) markAll(ctx context.Context) error {
+	for _, k := range o.book.Keys(true) {
+		top, ok := o.role.market.last(k.Venue, k.Symbol)
+		if !ok {
+			continue
+		}
+		if err := o.record(ctx, k, top.from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record marks a position with the last quote and appends its next record.
+func (o *owner) record(ctx context.Context, k ledger.Key, from event.Lineage) error {
+	if top, ok := o.role.market.last(k.Venue, k.Symbol); ok {
+		if err := o.book.Mark(k, top.forLedger()); err != nil {
+			o.role.env.Log.Warn("keeping the last mark", "symbol", k.Symbol, "err", err)
+		}
+	}
+	p, err := o.book.Record(k, o.now(), from)
+	if err != nil {
+		return component.Fatal(err)
+	}
+	if _, _, err := o.producer.Publish(ctx, event.TopicPositions, []byte(k.Account), p); err != nil {
+		return err
+	}
+	m := o.role.metrics
+	m.position.WithLabelValues(k.Account, k.Strategy, k.Venue, k.Symbol).Set(p.Qty.Float64())
+	if p.Total.Valid {
+		m.pnl.WithLabelValues(k.Account, k.Strategy, k.Venue, k.Symbol, p.QuoteCurrency).Set(p.Total.Decimal.Float64())
+	}
+	return nil
+}
+
+// settleFor bounds how long a drain waits for orders that should be done at once.
+const settleFor = 3 * time.Second
+
+// finish ends a drain: the quotes to their end, every working order asked for
+// until only resting ones are left, final marks.
+func (o *owner) finish(ctx context.Context) error {
+	deadline := time.Now().Add(settleFor)
+	select {
+	case <-o.role.market.ended:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(settleFor):
+		o.role.env.Log.Warn("going on without the end of market data", "partition", o.partition)
+	}
+	for {
+		waiting, err := o.settle(ctx)
+		if err != nil {
+			return err
+		}
+		if waiting == 0 || time.Now().After(deadline) {
+			break
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.markAll(ctx); err != nil {
+		return err
+	}
+	if n := len(o.open); n > 0 {
+		o.role.env.Log.Info("orders keep working at their brokers", "partition", o.partition, "orders", n)
+	}
+	return o.producer.Flush(ctx)
+}
+
+// settle asks for every order that is not done and counts those that should be.
+func (o *owner) settle(ctx context.Context) (waiting int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(o.open)) {
+		w := o.open[id]
+		if err := o.ask(ctx, w); err != nil {
+			return 0, err
+		}
+		resting := w.last.TIF == event.GTC && (w.state() == event.OrderAccepted || w.state() == event.OrderPartiallyFilled)
+		if !w.state().Terminal() && !resting {
+			waiting++
+		}
+	}
+	return waiting, nil
+}
+
+// sleep waits and reports whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
