@@ -74,7 +74,7 @@ func DefaultConfig() Config {
 	rsi := map[string]any{"period": 50}
 	bands := map[string]any{"period": 100, "width": 2.0}
 	zscore := map[string]any{"period": 150}
-	vwap := map[string]any{"window": "5s", "count": 4096}
+	vwap := map[string]any{"window": "5s", "count": 2048}
 	spread := map[string]any{"smooth": 3}
 	c := Config{
 		Strategies: []StrategyConfig{{Name: "reversion", Account: "paper"}, {Name: "liquidity", Account: "paper"}},

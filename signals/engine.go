@@ -303,7 +303,7 @@ func carries(c event.Channel) (trades, quotes bool) {
 // feed hands a tick to an indicator and its value to the rules.
 func (e *Engine) feed(inst *instrument, w *watch, tick *indicator.Tick, offset int64) {
 	value, ok := w.ind.Update(tick)
-	if !ok || value != value || math.IsInf(value, 0) {
+	if !ok || math.IsNaN(value) || math.IsInf(value, 0) {
 		return
 	}
 	for i := range w.rules {

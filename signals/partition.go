@@ -64,7 +64,7 @@ func (o *owner) run(ctx context.Context) error {
 	o.a.Ready()
 	for {
 		records, err := o.a.Next(ctx)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -244,7 +244,8 @@ func (o *owner) resume() int64 {
 // until that is acknowledged.
 func (o *owner) declare(ctx context.Context, first int64) error {
 	s := event.RuleStart{RuleSet: o.role.set.Hash, Partition: o.a.Partition, Incarnation: o.a.Incarnation, First: first,
-		Epoch: uint32(max(o.a.Generation, 0)), Time: o.role.env.Clock.Now().UnixNano()}
+		Epoch: uint32(max(o.a.Generation, 0)),
+		Time:  o.role.env.Clock.Now().UnixNano()}
 	acked := make(chan error, 1)
 	// The topic is compacted: a key of its own for every offset keeps them all.
 	key := fmt.Appendf(nil, "rules/%d/%d", o.a.Partition, first)

@@ -42,7 +42,6 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 	if err != nil {
 		return nil, err
 	}
-	env = env.With(Name)
 	return &Role{
 		client: client, env: env, set: set, store: newRuleStore(client), metrics: newMetrics(env.Metrics),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: Name, Topics: []string{event.TopicMarket}}, env),

@@ -87,9 +87,9 @@ func (b *Bollinger) Values(dst []event.Value) []event.Value {
 	} else {
 		dst = append(dst, sigmas, percent)
 	}
-	half := b.width * b.sigma
+	half := float64(b.width * b.sigma)
 	return append(dst, event.Value{Name: "mean", Value: b.mean},
-		event.Value{Name: "upper", Value: b.mean + float64(half)}, event.Value{Name: "lower", Value: b.mean - float64(half)})
+		event.Value{Name: "upper", Value: b.mean + half}, event.Value{Name: "lower", Value: b.mean - half})
 }
 
 // Reset implements Indicator.
