@@ -7,9 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/autohedge/autohedge/signals/indicator"
 	"github.com/autohedge/autohedge/stream/event"
-	"github.com/google/go-cmp/cmp"
 )
 
 // oneRule is a valid configuration for tests to spoil.

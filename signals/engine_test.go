@@ -10,9 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/autohedge/autohedge/stream/event"
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 var update = flag.Bool("update", false, "write what is into testdata instead of comparing with it")

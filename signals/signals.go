@@ -79,10 +79,12 @@ func (r *Role) Run(ctx context.Context) (err error) {
 
 // ended turns an error into nil where the end of ctx brought it about.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 // Ready implements component.Role.

@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/autohedge/autohedge/stream/component"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 var update = flag.Bool("update", false, "write what is into testdata instead of comparing with it")
