@@ -106,7 +106,9 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	}
 	defer r.market.close()
 	close(r.opened)
-	if r.paths.Socket != "" {
+	if len(r.paths.Socket) > socketMaxPath {
+		r.env.Log.Warn("doing without the socket, whose path is too long: halt and resume go through the file and control", "path", r.paths.Socket, "bytes", len(r.paths.Socket), "most", socketMaxPath)
+	} else if r.paths.Socket != "" {
 		s, err := listenSocket(r.paths.Socket, r.board)
 		if err != nil {
 			return err

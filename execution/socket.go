@@ -47,9 +47,6 @@ type socketServer struct {
 // listenSocket takes the socket's path over from a process that is gone; it
 // refuses while one still answers there.
 func listenSocket(path string, b *board) (*socketServer, error) {
-	if len(path) > socketMaxPath {
-		return nil, fmt.Errorf("listening on %s: the path of a Unix socket has at most %d bytes: choose a shorter data folder", path, socketMaxPath)
-	}
 	if c, err := net.Dial("unix", path); err == nil {
 		return nil, errors.Join(fmt.Errorf("listening on %s: another engine answers there", path), c.Close())
 	}
@@ -141,6 +138,9 @@ var errNoEngine = errors.New("no engine answers on the socket")
 
 // ask sends one request to a running engine.
 func ask(ctx context.Context, path string, req socketRequest) (HaltReport, error) {
+	if len(path) > socketMaxPath {
+		return HaltReport{}, errNoEngine // an engine there listens to the file and control only
+	}
 	ctx, cancel := context.WithTimeout(ctx, socketDeadline)
 	defer cancel()
 	var d net.Dialer

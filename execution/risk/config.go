@@ -23,14 +23,15 @@ type Config struct {
 	MaxDailyLoss        event.Decimal `yaml:"max_daily_loss" doc:"loss since midnight UTC, in each quote currency, after which only reducing orders pass"`
 }
 
-// DefaultConfig returns limits for a paper account that trades about 1,000 of
-// quote currency at a time: two orders in one direction fit, a third does not.
+// DefaultConfig returns limits for a paper account whose desk trades up to 1,000
+// of quote currency at a time: one such order fits, a second in the same direction
+// does not, and no order can be larger than what turns a full position around.
 func DefaultConfig() Config {
 	return Config{
 		Symbols:             []string{"*"},
 		MaxOrderQty:         event.MustDecimal("10000"),
 		MaxOrderNotional:    event.MustDecimal("2000"),
-		MaxPositionNotional: event.MustDecimal("2500"),
+		MaxPositionNotional: event.MustDecimal("1200"),
 		CollarBps:           event.MustDecimal("100"),
 		MaxDriftBps:         event.MustDecimal("50"),
 		MaxQuoteAge:         5 * time.Second,
@@ -90,8 +91,8 @@ func (c *Config) Validate() component.Problems {
 	if c.MaxOrdersPerMinute < c.MaxOrdersPerSecond {
 		p.Addf("max_orders_per_minute", "is %d: want at least max_orders_per_second, %d", c.MaxOrdersPerMinute, c.MaxOrdersPerSecond)
 	}
-	if c.MaxOrderNotional.Cmp(c.MaxPositionNotional) > 0 {
-		p.Warnf("max_order_notional", "is %s, above max_position_notional, %s: the position limit decides alone", c.MaxOrderNotional, c.MaxPositionNotional)
+	if turn := c.MaxPositionNotional.Money().Mul64(2); c.MaxOrderNotional.Money().GreaterThan(turn) {
+		p.Warnf("max_order_notional", "is %s, more than it takes to turn a position of max_position_notional, %s, around: the position limit decides alone", c.MaxOrderNotional, c.MaxPositionNotional)
 	}
 	return p
 }

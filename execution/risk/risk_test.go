@@ -118,7 +118,9 @@ func TestLimits(t *testing.T) {
 	hit := map[string]bool{UnknownAccount: true} // the role's: there is no gate for it
 	for _, c := range cases {
 		d, v := base()
-		g := NewGate(DefaultConfig())
+		cfg := DefaultConfig()
+		cfg.MaxPositionNotional = dec("2500")
+		g := NewGate(cfg)
 		c.change(d, &v, g)
 		o, r := g.Check(d, v)
 		if c.limit == "" {
@@ -233,6 +235,10 @@ func TestConfig(t *testing.T) {
 	c := DefaultConfig()
 	if p := c.Validate(); len(p) != 0 {
 		t.Errorf("default limits: %v", p)
+	}
+	c.MaxOrderNotional = dec("2400.01")
+	if p := c.Validate(); len(p) != 1 || !p[0].Warning {
+		t.Errorf("an order limit beyond the position limit: %v", p)
 	}
 	bad := Config{}
 	if got := len(bad.Validate()); got != 10 {
