@@ -104,6 +104,7 @@ func (n *jsonNode) find(name []byte) *jsonNode {
 }
 
 func newJSONVenue(cfg JSON) *jsonVenue {
+	cfg = cfg.withDefaults()
 	v := &jsonVenue{cfg: cfg, unit: timeUnits[cfg.TimeUnit], rfc: cfg.TimeUnit == "rfc3339", root: new(jsonNode), item: new(jsonNode), fixed: []byte(cfg.Fixed)}
 	switch {
 	case cfg.ID == "" || cfg.IDs == "absent":

@@ -21,14 +21,14 @@ type JSON struct {
 	Price     string            `yaml:"price" doc:"path to the price, a number or a text"`
 	Quantity  string            `yaml:"quantity" doc:"path to the quantity; empty: the feed sends none"`
 	Time      string            `yaml:"time" doc:"path to the time of the trade; empty: the receive time"`
-	TimeUnit  string            `yaml:"time_unit" doc:"auto, rfc3339, s, ms, us or ns"`
+	TimeUnit  string            `yaml:"time_unit" doc:"auto (default), rfc3339, s, ms, us or ns"`
 	Side      string            `yaml:"side" doc:"path to the side: buy, sell, b, s, bid or ask in any case"`
-	SideOf    string            `yaml:"side_of" doc:"whose side it is: taker or maker"`
+	SideOf    string            `yaml:"side_of" doc:"whose side it is: taker (default) or maker"`
 	ID        string            `yaml:"id" doc:"path to the trade's id; empty: the feed sends none"`
-	IDs       string            `yaml:"ids" doc:"what the ids promise: contiguous (each plus one), ordered (they grow) or absent (nothing)"`
+	IDs       string            `yaml:"ids" doc:"what the ids promise: contiguous (each plus one), ordered (they grow; default) or absent (nothing)"`
 	Sequence  string            `yaml:"sequence" doc:"path to a sequence number"`
 	Filter    map[string]string `yaml:"filter" doc:"path to text: elements in which the value at a path differs are ignored"`
-	Idle      time.Duration     `yaml:"idle" doc:"longest silence of a healthy connection, pings and pongs included"`
+	Idle      time.Duration     `yaml:"idle" doc:"longest silence of a healthy connection, pings and pongs included; 0 takes 1m"`
 }
 
 // DefaultJSON is the guide's stream: {"symbol": ..., "price": ...}.
@@ -38,8 +38,31 @@ func DefaultJSON() JSON {
 
 var timeUnits = map[string]timeUnit{"auto": unitAuto, "s": unitS, "ms": unitMS, "us": unitUS, "ns": unitNS}
 
+// withDefaults fills in what a description left out.
+func (c JSON) withDefaults() JSON {
+	d := DefaultJSON()
+	if c.TimeUnit == "" {
+		c.TimeUnit = d.TimeUnit
+	}
+	if c.SideOf == "" {
+		c.SideOf = d.SideOf
+	}
+	if c.IDs == "" {
+		c.IDs = d.IDs
+	}
+	if c.Idle == 0 {
+		c.Idle = d.Idle
+	}
+	return c
+}
+
 // Validate reports every mistake.
 func (c *JSON) Validate() component.Problems {
+	filled := c.withDefaults()
+	return filled.validate()
+}
+
+func (c *JSON) validate() component.Problems {
 	var p component.Problems
 	if (c.Symbol == "") == (c.Fixed == "") {
 		p.Addf("symbol", "give either symbol, a path, or fixed_symbol, a text")
