@@ -22,7 +22,7 @@ const (
 	// writeTimeout is how long a peer may leave its receive window closed.
 	writeTimeout = 30 * time.Second
 	// lingerTimeout is how long a closing connection waits for the peer's end.
-	lingerTimeout = time.Second
+	lingerTimeout = 500 * time.Millisecond
 	maxCommand    = 64 << 10
 	commandRate   = 5 // messages a second that Binance takes from a client
 )

@@ -343,6 +343,9 @@ func (s *Sim) halt() error {
 // heard reports whether every open symbol that recently lost a listener has one
 // again.
 func (s *Sim) heard() bool {
+	if slices.ContainsFunc(s.all(), (*client).closing) {
+		return false // it has yet to leave its symbols
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, y := range s.running {

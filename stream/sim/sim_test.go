@@ -118,6 +118,8 @@ type binanceTradeMsg struct {
 	Price string `json:"p"`
 	Qty   string `json:"q"`
 	Maker bool   `json:"m"`
+	T     int64  `json:"T"` // encoding/json would take it for t
+	M     bool   `json:"M"`
 }
 
 func decode[T any](t testing.TB, frame string) (v T) {
