@@ -81,7 +81,7 @@ func (m *market) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for i, r := range m.readers {
-		go func() { errs <- m.read(ctx, int32(i), r) }() //nolint:gosec // a partition number
+		go func() { errs <- m.read(ctx, int32(i), r) }()
 	}
 	var first error
 	for range m.readers {

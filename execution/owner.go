@@ -68,7 +68,7 @@ func (r *Role) restore(ctx context.Context, partition int32) (*owner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking over partition %d: %w", partition, err)
 	}
-	o.epoch = uint32(max(o.producer.Epoch(), 0)) //nolint:gosec // not negative
+	o.epoch = uint32(max(o.producer.Epoch(), 0))
 	ok := false
 	defer func() {
 		if !ok {

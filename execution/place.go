@@ -291,7 +291,7 @@ func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
 func fillOf(ord *order, r *broker.Report, i int) *event.Fill {
 	e, x := &ord.last, &r.Fills[i]
 	from := e.Lineage
-	from.K = uint32(i) //nolint:gosec // the number of a fill
+	from.K = uint32(i)
 	return &event.Fill{
 		ID: event.FillID(e.Broker, e.Account, x.ExecID), ExecID: x.ExecID, ClientOrderID: e.ClientOrderID, BrokerOrderID: r.BrokerOrderID, Broker: e.Broker,
 		DecisionID: e.DecisionID, Account: e.Account, Strategy: e.Strategy, Venue: e.Venue, Symbol: e.Symbol, Side: e.Side,

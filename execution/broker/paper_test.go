@@ -365,8 +365,8 @@ func TestDiskFailure(t *testing.T) {
 // TestMain lets the test binary stand in for a process that is killed while it
 // places orders.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("AUTOHEDGE_TEST_PAPER"); dir != "" {
-		p, err := OpenPaper(DefaultPaperConfig(), dir, testEnv())
+	if os.Getenv("AUTOHEDGE_TEST_PAPER") != "" { // in the folder it was started in
+		p, err := OpenPaper(DefaultPaperConfig(), ".", testEnv())
 		if err != nil {
 			panic(err)
 		}
@@ -386,8 +386,12 @@ func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	acked := 0
 	for range 3 {
-		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), "AUTOHEDGE_TEST_PAPER="+dir)
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), self)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "AUTOHEDGE_TEST_PAPER=1")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

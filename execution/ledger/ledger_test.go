@@ -6,8 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/autohedge/autohedge/stream/event"
 	"pgregory.net/rapid"
+
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 var dec = event.MustDecimal

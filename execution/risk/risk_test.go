@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/stream/event"
-	"pgregory.net/rapid"
 )
 
 var dec = event.MustDecimal
