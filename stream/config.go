@@ -193,11 +193,10 @@ func (c *FeedConfig) checkTaken(p *component.Problems, at string, taken map[stri
 			}
 			id = c.venueID() + "|" + symbol + "|trades"
 			if first, dup := taken[id]; dup {
-				other, _, _ := strings.Cut(first, " ")
-				p.Addf(where, "%q would make every trade twice: %s and channel %s of %s; take one of them", symbol, "channel "+spec.Name, strings.TrimPrefix(first, other+" "), other)
+				p.Addf(where, "%q would make every trade twice: channel %s and channel %s; take one of them", symbol, first, spec.Name)
 				continue
 			}
-			taken[id] = where + " " + spec.Name
+			taken[id] = spec.Name + " of " + where
 		}
 	}
 }
