@@ -104,7 +104,7 @@ func TestLocate(t *testing.T) {
 // What Sample prints decodes to what it printed.
 func TestSampleReadsBack(t *testing.T) {
 	o := outer{Count: 3, On: true, Rate: 0.25, Inner: inner{"x: y", 90 * time.Second, event.MustDecimal("1.50")},
-		List: []inner{{"true", time.Second, event.MustDecimal("0")}, {"#b", time.Minute, event.MustDecimal("2")}},
+		List:  []inner{{"true", time.Second, event.MustDecimal("0")}, {"#b", time.Minute, event.MustDecimal("2")}},
 		Names: []string{"a", "b, c"}, Params: map[string]any{"n": uint64(3), "s": "text"}}
 	text := Sample(o)
 	var back outer

@@ -118,18 +118,16 @@ type Lock struct{ file *os.File }
 // Lock takes a part for this process: "" is the whole folder, else "kafka",
 // "clickhouse", ... A *HeldError names the process that has it.
 func (f *Folder) Lock(part string) (*Lock, error) {
-	what, path := "data folder", f.root
+	what, path, name := "data folder", f.root, filepath.Join(f.root, "lock")
 	if part != "" {
-		what, path = part, filepath.Join(f.root, part)
-		if err := os.MkdirAll(path, 0o750); err != nil {
-			return nil, fmt.Errorf("making folder of %s: %w", part, err)
-		}
+		// Beside the part, not in it: what lies in the part is its owner's.
+		what, path, name = part, filepath.Join(f.root, part), filepath.Join(f.Run(), part+".lock")
 	}
-	file, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a path of ours
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", what, err)
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		held := &HeldError{What: what, Path: path, PID: readPID(file)}
 		closeQuietly(file)
 		if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -202,7 +200,7 @@ func (f *Folder) Withdraw(part string) {
 
 // Owner returns the announcement of a part's live owner.
 func (f *Folder) Owner(part string) (Announcement, bool) {
-	text, err := os.ReadFile(filepath.Join(f.Run(), part+".json")) //nolint:gosec // a path of ours
+	text, err := os.ReadFile(filepath.Join(f.Run(), part+".json"))
 	if err != nil {
 		return Announcement{}, false
 	}

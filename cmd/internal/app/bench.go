@@ -1,0 +1,72 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/autohedge/autohedge/cmd/internal/bench"
+	"github.com/autohedge/autohedge/cmd/internal/obs"
+)
+
+func (t *tool) benchCommand() *cobra.Command {
+	var length time.Duration
+	var list bool
+	c := &cobra.Command{
+		Use: "bench [PREFIX...]", Short: "Measure the engine on this machine", GroupID: "run",
+		Long: `bench measures what the engine does on this machine with its real roles and the
+embedded servers, in a folder of its own that it deletes afterwards. Names start
+with their subject; a prefix picks some of them. Compare ratios within one run:
+machines are noisy.`,
+		Example: "  autohedge bench\n  autohedge bench decode ingest.rate --output json\n  autohedge bench --list",
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if list {
+				for _, n := range bench.Names() {
+					fmt.Fprintln(t.out, n)
+				}
+				return nil
+			}
+			dir, err := os.MkdirTemp("", "autohedge-bench-")
+			if err != nil {
+				return fmt.Errorf("making the folder of the run: %w", err)
+			}
+			log, err := obs.NewLogger(obs.LogConfig{Level: "error", Format: "text"}, t.err)
+			if err != nil {
+				return err
+			}
+			results := []bench.Result{}
+			err = bench.Run(cmd.Context(), a, bench.Options{Dir: dir, Length: length, Progress: t.err, Log: log}, func(r bench.Result) { results = append(results, r) })
+			if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+				return err
+			}
+			if t.output == "json" {
+				return t.json(results)
+			}
+			var rows [][]string
+			for _, r := range results {
+				rows = append(rows, []string{r.Name, number(r.Value), r.Unit, strconv.Itoa(r.N), r.Note})
+			}
+			return writeTable(t.out, []string{"NAME", "VALUE", "UNIT", "N", "NOTE"}, rows)
+		},
+	}
+	c.Flags().DurationVar(&length, "length", 2*time.Second, "how long each number is measured")
+	c.Flags().BoolVar(&list, "list", false, "list the names and end")
+	return c
+}
+
+// number prints a value with as many decimals as it deserves.
+func number(v float64) string {
+	switch {
+	case v >= 1000:
+		return thousands(uint64(v + 0.5))
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
+}

@@ -1,0 +1,306 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/autohedge/autohedge/cmd/internal/config"
+	"github.com/autohedge/autohedge/cmd/internal/folder"
+	"github.com/autohedge/autohedge/cmd/internal/health"
+	"github.com/autohedge/autohedge/cmd/internal/obs"
+	"github.com/autohedge/autohedge/execution"
+	"github.com/autohedge/autohedge/sinks/clickhouse"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// drainBudget is how long a drain may take in all, queries included.
+const drainBudget = 20 * time.Second
+
+// engine is one process's share of the whole: the servers it embeds, its
+// connections, and the roles it runs.
+type engine struct {
+	cfg      config.Config
+	folder   *folder.Folder
+	env      component.Env
+	metrics  *prometheus.Registry
+	board    *health.Board
+	progress io.Writer // where long steps show that they move
+
+	broker *bus.Embedded      // nil: Kafka is elsewhere
+	server *clickhouse.Engine // nil: ClickHouse is elsewhere
+	client *bus.Client
+	store  *clickhouse.Client
+	http   *obs.Server
+	locks  []*folder.Lock
+	roles  []*runningRole
+
+	watching sync.WaitGroup
+	unwatch  context.CancelFunc
+
+	mu     sync.Mutex
+	faults []string
+	failed chan struct{} // closed at the first fault of a role
+}
+
+// runningRole is a role and the end of its Run.
+type runningRole struct {
+	name string
+	role component.Role
+	done chan struct{}
+}
+
+func newEngine(cfg config.Config, f *folder.Folder, log *slog.Logger, clock component.Clock, progress io.Writer) *engine {
+	metrics := obs.NewRegistry(Version())
+	return &engine{
+		cfg: cfg, folder: f, metrics: metrics, board: health.NewBoard(f.Root()), progress: progress,
+		env: component.Env{Log: log, Metrics: metrics, Clock: clock}, failed: make(chan struct{}),
+	}
+}
+
+// fault notes what went wrong; it ends up in the summary and in the exit code.
+func (e *engine) fault(what string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.Contains(e.faults, what) {
+		e.faults = append(e.faults, what)
+	}
+}
+
+func (e *engine) faultList() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string{}, e.faults...)
+}
+
+func (e *engine) executionPaths() execution.Paths {
+	return execution.Paths{PaperDir: e.folder.Paper(), HaltFile: e.folder.Halt(), Socket: e.folder.Socket()}
+}
+
+// connect starts or finds Kafka and, where it is needed, ClickHouse, both at the
+// same time, and brings topics and tables into shape.
+func (e *engine) connect(ctx context.Context, needStore bool) error {
+	var err error
+	if e.http, err = obs.Serve(e.cfg.HTTP, e.metrics, e.board, e.env.Log.With("component", "http")); err != nil {
+		return err
+	}
+	errs := make(chan error, 2)
+	go func() { errs <- e.connectKafka(ctx) }()
+	go func() {
+		if !needStore {
+			errs <- nil
+			return
+		}
+		errs <- e.connectStore(ctx)
+	}()
+	err = errors.Join(<-errs, <-errs)
+	if err != nil {
+		return withCode(exitDown, err)
+	}
+	e.board.Add("kafka", func(ctx context.Context) error { _, err := e.client.Offsets(ctx, "control"); return err })
+	if e.store != nil {
+		e.board.Add("clickhouse", e.store.Ping)
+	}
+	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	e.unwatch = cancel
+	e.watching.Go(func() { e.board.Watch(wctx, 5*time.Second) })
+	return nil
+}
+
+func (e *engine) connectKafka(ctx context.Context) error {
+	cfg := e.cfg.Kafka
+	if len(cfg.Brokers) == 0 {
+		addr, err := e.embeddedKafka(ctx)
+		if err != nil {
+			return err
+		}
+		cfg.Brokers = []string{addr}
+	}
+	client, err := bus.Connect(ctx, cfg, e.env)
+	if err != nil {
+		return err
+	}
+	e.client = client
+	return client.EnsureTopics(ctx)
+}
+
+// embeddedKafka returns the address of the folder's broker, which another
+// process may already run.
+func (e *engine) embeddedKafka(ctx context.Context) (string, error) {
+	if a, ok := e.folder.Owner("kafka"); ok {
+		return a.Addr, nil
+	}
+	if err := e.startKafka(ctx); err != nil {
+		return "", err
+	}
+	return e.broker.Addr(), nil
+}
+
+// startKafka starts the folder's broker in this process.
+func (e *engine) startKafka(ctx context.Context) error {
+	lock, err := e.folder.Lock("kafka")
+	if err != nil {
+		return err
+	}
+	e.locks = append(e.locks, lock)
+	addr, err := freeAddr(e.cfg.Embedded.Kafka, "127.0.0.1:9292")
+	if err != nil {
+		return err
+	}
+	e.broker, err = bus.StartEmbedded(ctx, bus.EmbeddedConfig{Dir: e.folder.Kafka(), Addr: addr, Partitions: e.cfg.Kafka.Partitions}, e.env)
+	if err != nil {
+		return err
+	}
+	return e.folder.Announce("kafka", e.broker.Addr())
+}
+
+func (e *engine) connectStore(ctx context.Context) error {
+	cfg := e.cfg.ClickHouse
+	if cfg.URL == "" {
+		url, err := e.embeddedStore(ctx)
+		if err != nil {
+			return err
+		}
+		cfg.URL = url
+	}
+	store, err := clickhouse.Connect(ctx, cfg, e.env)
+	if err != nil {
+		return err
+	}
+	e.store = store
+	return store.Migrate(ctx)
+}
+
+func (e *engine) embeddedStore(ctx context.Context) (string, error) {
+	if a, ok := e.folder.Owner("clickhouse"); ok {
+		return a.Addr, nil
+	}
+	if err := e.startStore(ctx); err != nil {
+		return "", err
+	}
+	return e.server.URL(), nil
+}
+
+// startStore starts the folder's engine as a child of this process.
+func (e *engine) startStore(ctx context.Context) error {
+	var err error
+	e.server, err = clickhouse.StartEngine(ctx, clickhouse.EngineConfig{Dir: e.folder.ClickHouse(), Addr: e.cfg.Embedded.ClickHouse, Progress: e.progress}, e.env)
+	if err != nil {
+		return err
+	}
+	return e.folder.Announce("clickhouse", e.server.URL())
+}
+
+// freeAddr returns the configured address, or the standard one, or port 0 of its
+// host where the standard port is busy.
+func freeAddr(configured, standard string) (string, error) {
+	l, err := obs.Listen(configured, standard)
+	if err != nil {
+		return "", err
+	}
+	addr := l.Addr().String()
+	return addr, l.Close()
+}
+
+// start builds and starts the roles, downstream first, each once the one before
+// it is ready.
+func (e *engine) start(ctx context.Context, specs []roleSpec) error {
+	for _, s := range specs {
+		e.board.Wait(s.name)
+	}
+	for _, s := range specs {
+		role, err := s.build(ctx, e)
+		if err != nil {
+			return fmt.Errorf("building role %s: %w", s.name, err)
+		}
+		r := &runningRole{name: s.name, role: role, done: make(chan struct{})}
+		e.roles = append(e.roles, r)
+		go e.run(context.WithoutCancel(ctx), r)
+		begun := time.Now()
+		select {
+		case <-role.Ready():
+			e.board.Done(s.name)
+			e.env.Log.Debug("role is ready", "role", s.name, "took", time.Since(begun))
+		case <-r.done:
+			return fmt.Errorf("starting role %s: %s", s.name, strings.Join(e.faultList(), "; "))
+		case <-ctx.Done():
+			return fmt.Errorf("starting role %s: %w", s.name, context.Cause(ctx))
+		}
+	}
+	e.board.SetPhase("running")
+	return nil
+}
+
+func (e *engine) run(ctx context.Context, r *runningRole) {
+	defer close(r.done)
+	if err := r.role.Run(ctx); err != nil {
+		e.env.Log.Error("role stopped", "role", r.name, "err", err)
+		e.fault("role " + r.name + ": " + err.Error())
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		select {
+		case <-e.failed:
+		default:
+			close(e.failed)
+		}
+	}
+}
+
+// drain stops the roles, upstream first: each works to the end of its inputs,
+// flushes and stops before the next one downstream is asked to.
+func (e *engine) drain(ctx context.Context) {
+	e.board.SetPhase("stopping")
+	for _, r := range slices.Backward(e.roles) {
+		begun := time.Now()
+		if err := r.role.Drain(ctx); err != nil {
+			e.fault(fmt.Sprintf("draining %s: %v", r.name, err))
+		}
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			e.fault(fmt.Sprintf("draining %s: still running at the deadline", r.name))
+		}
+		e.env.Log.Info("role stopped", "role", r.name, "took", time.Since(begun).Round(time.Millisecond))
+	}
+}
+
+// close ends the connections and the servers this process embeds; what it
+// cannot end within ctx becomes a fault.
+func (e *engine) close(ctx context.Context) {
+	note := func(what string, err error) {
+		if err != nil {
+			e.fault(what + ": " + err.Error())
+		}
+	}
+	if e.unwatch != nil {
+		e.unwatch()
+		e.watching.Wait()
+	}
+	if e.store != nil {
+		note("closing the ClickHouse client", e.store.Close())
+	}
+	if e.server != nil {
+		e.folder.Withdraw("clickhouse")
+		note("closing the embedded ClickHouse", e.server.Close(ctx))
+	}
+	if e.client != nil {
+		note("closing the Kafka client", e.client.Close())
+	}
+	if e.broker != nil {
+		e.folder.Withdraw("kafka")
+		note("closing the embedded Kafka", e.broker.Close())
+	}
+	note("closing the metrics server", e.http.Close(ctx))
+	for _, l := range e.locks {
+		l.Unlock()
+	}
+}

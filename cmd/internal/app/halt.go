@@ -1,0 +1,114 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/autohedge/autohedge/execution"
+	"github.com/autohedge/autohedge/stream/bus"
+)
+
+func (t *tool) haltCommand() *cobra.Command {
+	var scope, who, why string
+	var status bool
+	c := &cobra.Command{
+		Use: "halt", Short: "Stop all new risk at once", GroupID: "run", Args: args(cobra.NoArgs),
+		Long: `halt stops all new orders of a scope: everything, one account or one symbol. A
+running engine is told through its socket and has stopped sending when this
+returns. Without one the halt file is written, and the control topic where Kafka
+runs, so that an engine that starts later is halted. A restart never resumes:
+only "autohedge resume" does.`,
+		Example: `  autohedge halt --why "prices look wrong"
+  autohedge halt --scope symbol:BTCUSDT --why "listing change"
+  autohedge halt --status`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return t.switchKill(cmd.Context(), func(ctx context.Context, p execution.Paths, connect execution.Connect) (execution.HaltReport, error) {
+				switch {
+				case status:
+					return execution.HaltStatus(ctx, p, connect)
+				case why == "":
+					return execution.HaltReport{}, withCode(exitUsage, errors.New("why? say it with --why \"...\": it is recorded"))
+				}
+				return execution.RequestHalt(ctx, p, connect, scope, whoever(who), why)
+			})
+		},
+	}
+	switchFlags(c, &scope, &who, &why)
+	c.Flags().BoolVar(&status, "status", false, "only show what is halted")
+	return c
+}
+
+func (t *tool) resumeCommand() *cobra.Command {
+	var scope, who, why string
+	c := &cobra.Command{
+		Use: "resume", Short: "Lift a halt", GroupID: "run", Args: args(cobra.NoArgs),
+		Long: `resume lifts the halts of a scope; all lifts every one. It needs the running
+engine, or Kafka, and a reason, which is recorded.`,
+		Example: `  autohedge resume --why "checked with the venue"`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if why == "" {
+				return withCode(exitUsage, errors.New("why? say it with --why \"...\": it is recorded"))
+			}
+			return t.switchKill(cmd.Context(), func(ctx context.Context, p execution.Paths, connect execution.Connect) (execution.HaltReport, error) {
+				return execution.RequestResume(ctx, p, connect, scope, whoever(who), why)
+			})
+		},
+	}
+	switchFlags(c, &scope, &who, &why)
+	return c
+}
+
+func switchFlags(c *cobra.Command, scope, who, why *string) {
+	f := c.Flags()
+	f.StringVar(scope, "scope", execution.ScopeAll, "all, account:NAME, symbol:SYMBOL or symbol:VENUE|SYMBOL")
+	f.StringVar(who, "who", "", "who says so (default: the user)")
+	f.StringVar(why, "why", "", "the reason")
+}
+
+// whoever is the name a request is recorded under.
+func whoever(name string) string {
+	if name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "unknown user"
+}
+
+// switchKill runs one request about the kill switch and prints where it holds.
+func (t *tool) switchKill(ctx context.Context, request func(context.Context, execution.Paths, execution.Connect) (execution.HaltReport, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	cfg, err := t.loadConfig()
+	if err != nil {
+		return err
+	}
+	f, err := t.openFolder(cfg)
+	if err != nil {
+		return err
+	}
+	paths := execution.Paths{PaperDir: f.Paper(), HaltFile: f.Halt(), Socket: f.Socket()}
+	report, err := request(ctx, paths, func(ctx context.Context) (*bus.Client, error) { return t.kafkaClient(ctx, "") })
+	for _, w := range report.Warnings {
+		fmt.Fprintln(t.err, "warning:", w)
+	}
+	if err != nil {
+		return err
+	}
+	if t.output == "json" {
+		return t.json(report)
+	}
+	if len(report.Halts) == 0 {
+		fmt.Fprintln(t.out, "nothing is halted")
+	}
+	for _, h := range report.Halts {
+		fmt.Fprintf(t.out, "halted: %s (since %s, %s)\n", h, time.Unix(0, h.Time).UTC().Format(time.RFC3339), h.Source)
+	}
+	return nil
+}

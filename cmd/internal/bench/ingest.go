@@ -1,0 +1,237 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/autohedge/autohedge/stream"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/event"
+	"github.com/autohedge/autohedge/stream/sim"
+)
+
+// ingestSymbols is how many instruments the measured feed has.
+const ingestSymbols = 100
+
+func ingestMeasurements() []measurement {
+	return []measurement{
+		{names: []string{"ingest.rate"}, summary: "WebSocket to Kafka acknowledged to a checker, as fast as it goes", run: ingestRate},
+		{names: []string{"ingest.p50_ms", "ingest.p99_ms"}, summary: "the same at 20,000 ticks a second, socket to checker", run: ingestLatency},
+	}
+}
+
+// pipeline is a simulator, an embedded broker and the stream role.
+type pipeline struct {
+	broker *bus.Embedded
+	client *bus.Client
+	sim    *sim.Sim
+	role   *stream.Role
+	done   chan error
+}
+
+// startPipeline starts them; feed adapts the simulator.
+func startPipeline(ctx context.Context, o Options, name string, feed func(*sim.Config)) (p *pipeline, err error) {
+	p = &pipeline{done: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close(ctx))
+		}
+	}()
+	if p.broker, err = bus.StartEmbedded(ctx, bus.EmbeddedConfig{Dir: filepath.Join(o.Dir, name), Addr: "127.0.0.1:0"}, env(o)); err != nil {
+		return p, err
+	}
+	kafka := bus.DefaultConfig()
+	kafka.Brokers = []string{p.broker.Addr()}
+	if p.client, err = bus.Connect(ctx, kafka, env(o)); err != nil {
+		return p, err
+	}
+	if err = p.client.EnsureTopics(ctx); err != nil {
+		return p, err
+	}
+	cfg := sim.DefaultConfig()
+	cfg.Binance, cfg.Coinbase, cfg.Ledger, cfg.QuotesPerTrade, cfg.SlowClients = nil, nil, false, 0, sim.SlowWait
+	for i := range ingestSymbols {
+		cfg.Binance = append(cfg.Binance, fmt.Sprintf("B%03dUSDT", i))
+	}
+	feed(&cfg)
+	if p.sim, err = sim.Start(ctx, cfg, env(o)); err != nil {
+		return p, err
+	}
+	sc := stream.DefaultConfig()
+	f := stream.DefaultFeed()
+	f.Name, f.Venue, f.URL, f.REST, f.Symbols, f.Channels = "binance", "binance", p.sim.BinanceURL()+"/stream", p.sim.BinanceREST(), cfg.Binance, []string{"trade"}
+	sc.Feeds = []stream.FeedConfig{f}
+	if p.role, err = stream.New(sc, p.client, env(o)); err != nil {
+		return p, err
+	}
+	go func() { p.done <- p.role.Run(context.WithoutCancel(ctx)) }()
+	select {
+	case <-p.role.Ready():
+		return p, nil
+	case err = <-p.done:
+		p.role = nil
+		return p, err
+	case <-ctx.Done():
+		return p, ctx.Err()
+	}
+}
+
+func (p *pipeline) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	var errs []error
+	if p.role != nil {
+		errs = append(errs, p.role.Drain(ctx), <-p.done)
+	}
+	if p.sim != nil {
+		errs = append(errs, p.sim.Close())
+	}
+	if p.client != nil {
+		errs = append(errs, p.client.Close())
+	}
+	if p.broker != nil {
+		errs = append(errs, p.broker.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// checker reads every partition of md, decodes every record and checks that each
+// instrument's ids follow one another.
+type checker struct {
+	count  atomic.Int64
+	wrong  atomic.Int64
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	sampling  atomic.Bool
+	mu        sync.Mutex
+	latencies []float64 // ms, while sampling
+}
+
+func startChecker(ctx context.Context, client *bus.Client, o Options) (*checker, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &checker{cancel: cancel}
+	for p := range client.Partitions(event.TopicMarket) {
+		r, err := client.NewReader(ctx, bus.ReaderConfig{Topic: event.TopicMarket, Partition: p, Offset: bus.FromStart}, env(o))
+		if err != nil {
+			cancel()
+			c.done.Wait()
+			return nil, err
+		}
+		c.done.Go(func() { c.read(ctx, r) })
+	}
+	return c, nil
+}
+
+func (c *checker) read(ctx context.Context, r *bus.Reader) {
+	defer r.Close()
+	last := make(map[string]uint64)
+	var t event.Trade
+	for {
+		records, err := r.Next(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.wrong.Add(1)
+			}
+			return
+		}
+		now := time.Now().UnixNano()
+		trades := int64(0)
+		for i := range records {
+			if event.TypeOf(records[i].Value) != event.TypeTrade {
+				continue
+			}
+			if err := event.DecodeTrade(records[i].Value, &t); err != nil {
+				c.wrong.Add(1)
+				continue
+			}
+			id, seen := last[string(records[i].Key)]
+			if seen && t.TradeID != id+1 {
+				c.wrong.Add(1)
+			}
+			last[string(records[i].Key)] = t.TradeID
+			trades++
+			if c.sampling.Load() {
+				c.mu.Lock()
+				c.latencies = append(c.latencies, float64(now-t.RecvTime)/1e6)
+				c.mu.Unlock()
+			}
+		}
+		c.count.Add(trades)
+	}
+}
+
+func (c *checker) close() error {
+	c.cancel()
+	c.done.Wait()
+	if n := c.wrong.Load(); n > 0 {
+		return fmt.Errorf("the checker found %d records wrong, lost or out of order", n)
+	}
+	return nil
+}
+
+// settle is how long a pipeline runs before it is measured.
+const settle = time.Second
+
+func ingestRate(ctx context.Context, o Options) ([]Result, error) {
+	p, err := startPipeline(ctx, o, "ingest.rate", func(c *sim.Config) { c.Rate = 2e6 })
+	if err != nil {
+		return nil, err
+	}
+	c, err := startChecker(ctx, p.client, o)
+	if err != nil {
+		return nil, errors.Join(err, p.close(ctx))
+	}
+	err = sleep(ctx, settle)
+	before, begun := c.count.Load(), time.Now()
+	if err == nil {
+		err = sleep(ctx, 2*o.Length)
+	}
+	n, took := c.count.Load()-before, time.Since(begun)
+	if err := errors.Join(err, c.close(), p.close(ctx)); err != nil {
+		return nil, err
+	}
+	return []Result{{Name: "ingest.rate", Value: float64(n) / took.Seconds(), Unit: "ticks/s", N: int(n),
+		Note: fmt.Sprintf("%d symbols, one connection; simulator, embedded broker and checker in the same process", ingestSymbols)}}, nil
+}
+
+func ingestLatency(ctx context.Context, o Options) ([]Result, error) {
+	const rate = 20_000
+	p, err := startPipeline(ctx, o, "ingest.latency", func(c *sim.Config) { c.Rate = rate })
+	if err != nil {
+		return nil, err
+	}
+	c, err := startChecker(ctx, p.client, o)
+	if err != nil {
+		return nil, errors.Join(err, p.close(ctx))
+	}
+	err = sleep(ctx, settle)
+	c.sampling.Store(true)
+	if err == nil {
+		err = sleep(ctx, 2*o.Length)
+	}
+	if err := errors.Join(err, c.close(), p.close(ctx)); err != nil {
+		return nil, err
+	}
+	sort.Float64s(c.latencies)
+	note := fmt.Sprintf("at %d ticks/s, %d symbols, from the socket read to the checker", rate, ingestSymbols)
+	return []Result{
+		{Name: "ingest.p50_ms", Value: percentile(c.latencies, 50), Unit: "ms", N: len(c.latencies), Note: note},
+		{Name: "ingest.p99_ms", Value: percentile(c.latencies, 99), Unit: "ms", N: len(c.latencies), Note: note},
+	}, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,160 @@
+package config
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/autohedge/autohedge/agents"
+	"github.com/autohedge/autohedge/cmd/internal/obs"
+	"github.com/autohedge/autohedge/execution"
+	"github.com/autohedge/autohedge/signals"
+	"github.com/autohedge/autohedge/sinks"
+	"github.com/autohedge/autohedge/sinks/clickhouse"
+	"github.com/autohedge/autohedge/stream"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// Config is the whole configuration file.
+type Config struct {
+	Data       string            `yaml:"data" doc:"Data folder of everything embedded; empty takes $AUTOHEDGE_DATA, $XDG_DATA_HOME/autohedge or ~/.local/share/autohedge."`
+	Log        obs.LogConfig     `yaml:"log" doc:"What is logged to stderr."`
+	HTTP       obs.HTTPConfig    `yaml:"http" doc:"Metrics and health."`
+	Kafka      bus.Config        `yaml:"kafka" doc:"Kafka. Without brokers the embedded one is used, or started."`
+	ClickHouse clickhouse.Config `yaml:"clickhouse" doc:"ClickHouse. Without a URL the embedded engine is used, or started."`
+	Embedded   Embedded          `yaml:"embedded" doc:"Where the embedded servers listen."`
+	Stream     stream.Config     `yaml:"stream" doc:"Market data: the feeds."`
+	Signals    signals.Config    `yaml:"signals" doc:"Strategies and the rules that fire signals."`
+	Agents     agents.Config     `yaml:"agents" doc:"The desk that judges signals."`
+	Execution  execution.Config  `yaml:"execution" doc:"Accounts, brokers and hard limits."`
+	Sinks      sinks.Config      `yaml:"sinks" doc:"Landing in ClickHouse."`
+}
+
+// Embedded is where the embedded servers listen.
+type Embedded struct {
+	Kafka      string `yaml:"kafka" doc:"host:port; empty takes 127.0.0.1:9292, or a free port where that is busy"`
+	ClickHouse string `yaml:"clickhouse" doc:"host:port; empty takes 127.0.0.1:8223, or a free port where that is busy"`
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Log: obs.DefaultLogConfig(), Kafka: bus.DefaultConfig(), ClickHouse: clickhouse.DefaultConfig(), Stream: stream.DefaultConfig(),
+		Signals: signals.DefaultConfig(), Agents: agents.DefaultConfig(), Execution: execution.DefaultConfig(), Sinks: sinks.DefaultConfig(),
+	}
+}
+
+// Validate reports all problems of all parts; it does no I/O.
+func (c *Config) Validate() component.Problems {
+	var p component.Problems
+	p.Under("log", c.Log.Validate())
+	p.Under("http", c.HTTP.Validate())
+	p.Under("kafka", c.Kafka.Validate())
+	p.Under("clickhouse", c.ClickHouse.Validate())
+	p.Under("stream", c.Stream.Validate())
+	p.Under("signals", c.Signals.Validate())
+	p.Under("agents", c.Agents.Validate())
+	p.Under("execution", c.Execution.Validate())
+	p.Under("sinks", c.Sinks.Validate())
+	c.accounts(&p)
+	return p
+}
+
+// accounts checks what two parts must agree on: a strategy trades for an account
+// that execution knows.
+func (c *Config) accounts(p *component.Problems) {
+	known := make(map[string]bool)
+	var names []string
+	for _, a := range c.Execution.Accounts {
+		known[a.Name] = true
+		names = append(names, a.Name)
+	}
+	for i, s := range c.Signals.Strategies {
+		if !known[s.Account] {
+			p.Addf(fmt.Sprintf("signals.strategies[%d].account", i), "unknown account %q: want one of execution.accounts: %s", s.Account, strings.Join(names, ", "))
+		}
+	}
+}
+
+// Load reads a file over the defaults and validates it. lookup is the
+// environment. The error is about reading the file; what is wrong in it are
+// findings, warnings among them.
+func Load(path string, lookup func(string) (string, bool)) (Config, Findings, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	c, f := Parse(path, src, lookup)
+	return c, f, nil
+}
+
+// Parse is Load of a text.
+func Parse(name string, src []byte, lookup func(string) (string, bool)) (Config, Findings) {
+	c := Default()
+	d, f := decode(name, src, lookup, &c)
+	if f.Err() != nil {
+		// Values that did not decode would only cause more findings.
+		return c, f
+	}
+	return c, append(f, d.locate(c.Validate())...)
+}
+
+// Environment returns the environment, with the variables of a .env file beside
+// the configuration, or in the working folder, where the environment has none.
+func Environment(configPath string) (func(string) (string, bool), error) {
+	extra := make(map[string]string)
+	dirs := []string{"."}
+	if configPath != "" {
+		dirs = []string{filepath.Dir(configPath), "."}
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(dir, ".env")
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+		if err := parseEnv(path, text, extra); err != nil {
+			return nil, err
+		}
+	}
+	return func(name string) (string, bool) {
+		if v, ok := os.LookupEnv(name); ok {
+			return v, true
+		}
+		v, ok := extra[name]
+		return v, ok
+	}, nil
+}
+
+func parseEnv(path string, text []byte, into map[string]string) error {
+	s := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; s.Scan(); n++ {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		if !ok || strings.TrimSpace(name) == "" {
+			return fmt.Errorf("%s:%d: want NAME=value", path, n)
+		}
+		value = strings.TrimSpace(value)
+		if len(value) >= 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
+			value = value[1 : len(value)-1]
+		}
+		if _, set := into[strings.TrimSpace(name)]; !set {
+			into[strings.TrimSpace(name)] = value
+		}
+	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
