@@ -59,7 +59,6 @@ func newWorld(t testing.TB) *world {
 		t: t, addr: b.Addr(), cfg: DefaultConfig(),
 		paths: Paths{PaperDir: filepath.Join(dir, "paper"), HaltFile: filepath.Join(dir, "halt"), Socket: filepath.Join(dir, "execution.sock")},
 	}
-	w.cfg.Accounts[0].Limits.MaxPositionNotional = dec("2500")
 	w.cfg.Accounts[0].Limits.MaxQuoteAge = time.Minute // tests do not race with it
 	w.cfg.QueryInterval = 20 * time.Millisecond
 	if w.client, err = w.connect(t.Context()); err != nil {

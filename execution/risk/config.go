@@ -23,15 +23,16 @@ type Config struct {
 	MaxDailyLoss        event.Decimal `yaml:"max_daily_loss" doc:"loss since midnight UTC, in each quote currency, after which only reducing orders pass"`
 }
 
-// DefaultConfig returns limits for a paper account whose desk trades up to 1,000
-// of quote currency at a time: one such order fits, a second in the same direction
-// does not, and no order can be larger than what turns a full position around.
+// DefaultConfig returns limits for a paper account whose strategies trade up to
+// 1,000 of quote currency at a time: two such orders in one direction fit, a third
+// does not, and a position that the market carried somewhat beyond its limit can
+// still be closed in one order.
 func DefaultConfig() Config {
 	return Config{
 		Symbols:             []string{"*"},
 		MaxOrderQty:         event.MustDecimal("10000"),
-		MaxOrderNotional:    event.MustDecimal("2000"),
-		MaxPositionNotional: event.MustDecimal("1200"),
+		MaxOrderNotional:    event.MustDecimal("3000"),
+		MaxPositionNotional: event.MustDecimal("2500"),
 		CollarBps:           event.MustDecimal("100"),
 		MaxDriftBps:         event.MustDecimal("50"),
 		MaxQuoteAge:         5 * time.Second,

@@ -84,7 +84,7 @@ func TestLimits(t *testing.T) {
 		{"below the smallest", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.00009")) }, MinQty, []string{"0.00009", "0.0001"}},
 		{"worth too little", func(_ *event.Decision, v *View, _ *Gate) { v.Instrument.MinNotional = event.Some(dec("1000.03")) }, MinNotional, []string{"1000.02", "1000.03"}},
 		{"quantity", func(_ *event.Decision, _ *View, g *Gate) { g.cfg.MaxOrderQty = dec("0.019") }, MaxOrderQty, []string{"0.02", "0.019"}},
-		{"notional", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.04")) }, MaxOrderNotional, []string{"2000.04", "2000"}},
+		{"notional", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("0.06")) }, MaxOrderNotional, []string{"3000.06", "3000"}},
 		{"collar below", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "49000") }, Collar, []string{"49000", "50001", "200.19", "100"}},
 		{"collar above", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "50502") }, Collar, []string{"50502", "100.19"}},
 		{"limit in the collar", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "49950") }, "", nil},
@@ -119,9 +119,7 @@ func TestLimits(t *testing.T) {
 	hit := map[string]bool{UnknownAccount: true} // the role's: there is no gate for it
 	for _, c := range cases {
 		d, v := base()
-		cfg := DefaultConfig()
-		cfg.MaxPositionNotional = dec("2500")
-		g := NewGate(cfg)
+		g := NewGate(DefaultConfig())
 		c.change(d, &v, g)
 		o, r := g.Check(d, v)
 		if c.limit == "" {
@@ -237,7 +235,7 @@ func TestConfig(t *testing.T) {
 	if p := c.Validate(); len(p) != 0 {
 		t.Errorf("default limits: %v", p)
 	}
-	c.MaxOrderNotional = dec("2400.01")
+	c.MaxOrderNotional = dec("5000.01")
 	if p := c.Validate(); len(p) != 1 || !p[0].Warning {
 		t.Errorf("an order limit beyond the position limit: %v", p)
 	}
