@@ -235,6 +235,9 @@ func (f *feed) run(ctx context.Context) {
 	}
 	var lines sync.WaitGroup
 	for _, plan := range plans {
+		if f.cfg.Replay {
+			plan.URL = f.cfg.URL // the player's, whole
+		}
 		l := newLine(f, plan)
 		lines.Go(func() { l.run(ctx) })
 	}

@@ -53,16 +53,16 @@ func (binance) Info() Info {
 	}
 }
 
-// Plans subscribes by commands, so that the venue answers. A base URL without a
-// path gets the combined stream; one that ends in /ws is taken as it is and gives
-// raw frames, which are shorter.
+// Plans subscribes by commands, so that the venue answers. It takes the raw
+// stream, whose frames are shorter, unless the base URL ends in /stream, the
+// combined one.
 func (binance) Plans(base string, symbols []string, channels []ChannelSpec) ([]Plan, error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("reading the url: %w", err)
 	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = "/stream"
+	if !strings.HasSuffix(u.Path, "/ws") && !strings.HasSuffix(u.Path, "/stream") {
+		u.Path = strings.TrimSuffix(u.Path, "/") + "/ws"
 	}
 	var streams []string
 	for _, s := range symbols {
@@ -204,12 +204,12 @@ func (d *binanceDecoder) object() *FrameError {
 		}
 		f--
 		if d.seen&(1<<f) != 0 {
-			return &FrameError{Code: CodeDuplicate, Field: bnNames[f], Offset: key.at}
+			return &FrameError{Code: CodeDuplicate, Field: bnNames[f], Offset: key.at()}
 		}
 		d.seen |= 1 << f
 		if f == bnData && s.peek() == '{' {
 			if s.depth > 1 {
-				return &FrameError{Code: CodeBadValue, Field: "data", Offset: key.at, Detail: "envelope in an envelope"}
+				return &FrameError{Code: CodeBadValue, Field: "data", Offset: key.at(), Detail: "envelope in an envelope"}
 			}
 			d.f[f].kind = tokenObject
 			if err := d.object(); err != nil {
@@ -280,8 +280,15 @@ func (d *binanceDecoder) emit(recv int64, into *Frame) error {
 	if e.kind != tokenString {
 		return badValue("e", e, "want a text")
 	}
-	var known bool
-	into.Kind, known = d.kinds.of(d.s.string(e))
+	known := true
+	switch text := d.s.string(e); string(text) {
+	case "trade":
+		into.Kind = bnKindTrade
+	case "aggTrade":
+		into.Kind = bnKindAggTrade
+	default:
+		into.Kind, known = d.kinds.of(text)
+	}
 	switch into.Kind {
 	case bnKindTrade:
 		return asError(d.trade(recv, into, event.ChannelTrade, bnTradeID))
@@ -420,7 +427,7 @@ func (d *binanceDecoder) time(field int) (int64, *FrameError) {
 	}
 	t := &d.f[field]
 	if t.kind == tokenNumber {
-		if n, ok := parseUint(t.raw); ok {
+		if n, ok := parseUint(d.s.raw(t)); ok {
 			switch {
 			case n < 1e14:
 				return int64(n) * 1e6, nil

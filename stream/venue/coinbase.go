@@ -167,7 +167,7 @@ func (d *coinbaseDecoder) Decode(frame []byte, recv int64, into *Frame) error {
 			continue
 		}
 		if d.seen&(1<<f) != 0 {
-			return &FrameError{Code: CodeDuplicate, Field: cbNames[f], Offset: key.at}
+			return &FrameError{Code: CodeDuplicate, Field: cbNames[f], Offset: key.at()}
 		}
 		d.seen |= 1 << f
 		if !s.value(&d.f[f]) {
@@ -193,8 +193,15 @@ func (d *coinbaseDecoder) emit(recv int64, into *Frame) error {
 	if typ.kind != tokenString {
 		return badValue("type", typ, "want a text")
 	}
-	var known bool
-	into.Kind, known = d.kinds.of(d.s.string(typ))
+	known := true
+	switch text := d.s.string(typ); string(text) {
+	case "match":
+		into.Kind = cbKindMatch
+	case "ticker":
+		into.Kind = cbKindTicker
+	default:
+		into.Kind, known = d.kinds.of(text)
+	}
 	switch into.Kind {
 	case cbKindMatch:
 		return asError(d.match(recv, into))
@@ -337,7 +344,7 @@ func (d *coinbaseDecoder) ticker(recv int64, into *Frame) (err *FrameError) {
 // side reads a best price; null, an empty text and no field are an empty side.
 func (d *coinbaseDecoder) side(field int) (event.Decimal, *FrameError) {
 	t := &d.f[field]
-	if !d.has(field) || t.kind == tokenNull || (t.kind == tokenString && len(t.raw) == 0) {
+	if !d.has(field) || t.kind == tokenNull || (t.kind == tokenString && t.from == t.to) {
 		return event.Decimal{}, nil
 	}
 	return d.s.decimal(t, cbNames[field])
@@ -346,7 +353,7 @@ func (d *coinbaseDecoder) side(field int) (event.Decimal, *FrameError) {
 // size reads a size that may be absent.
 func (d *coinbaseDecoder) size(field int) (n event.NullDecimal, err *FrameError) {
 	t := &d.f[field]
-	if !d.has(field) || t.kind == tokenNull || (t.kind == tokenString && len(t.raw) == 0) {
+	if !d.has(field) || t.kind == tokenNull || (t.kind == tokenString && t.from == t.to) {
 		return n, nil
 	}
 	n.Valid = true

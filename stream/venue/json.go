@@ -214,7 +214,7 @@ func (d *jsonDecoder) Decode(frame []byte, recv int64, into *Frame) error {
 		return s.err()
 	}
 	if d.v.cfg.List == "" {
-		d.list = token{raw: frame[start:], at: start, kind: tokenArray}
+		d.list = token{from: int32(start), to: int32(len(frame)), kind: tokenArray}
 		if frame[start] != '[' || d.positional() {
 			d.list.kind = tokenObject
 		}
@@ -248,7 +248,7 @@ func (d *jsonDecoder) elements(frame []byte, recv int64, into *Frame) error {
 	if d.list.kind == tokenNone {
 		return nil
 	}
-	s.b, s.i, s.depth = frame[:d.list.at+len(d.list.raw)], d.list.at, 0
+	s.b, s.i, s.depth = frame[:d.list.to], int(d.list.from), 0
 	if d.list.kind == tokenObject {
 		return d.element(recv, into)
 	}

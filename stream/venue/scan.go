@@ -10,7 +10,7 @@ import (
 // maxDepth bounds how deep values may nest; no venue goes beyond six.
 const maxDepth = 128
 
-// scanner walks one JSON text (RFC 8259) and checks all of it, also what is
+// scanner walks one JSON text (RFC 8259), below 2 GiB, and checks all of it, also what is
 // skipped. It accepts and refuses exactly what encoding/json does, but for
 // maxDepth. It stops at the first mistake: every method returns false from then
 // on, and err tells.
@@ -38,13 +38,24 @@ const (
 	tokenArray
 )
 
-// token is one value. raw is its text, for a string what stands between the
-// quotes.
+// token is one value: where its text lies in the frame, for a string what stands
+// between the quotes. It holds no pointer, so that storing it costs the garbage
+// collector nothing.
 type token struct {
-	raw    []byte
-	at     int // offset of the value in the frame
-	kind   tokenKind
-	escape bool // a string with escapes in it
+	from, to int32
+	kind     tokenKind
+	escape   bool // a string with escapes in it
+}
+
+// raw is the token's text.
+func (s *scanner) raw(t *token) []byte { return s.b[t.from:t.to] }
+
+// at is the offset of the value in the frame.
+func (t *token) at() int {
+	if t.kind == tokenString {
+		return int(t.from) - 1
+	}
+	return int(t.from)
 }
 
 func (s *scanner) reset(b []byte) {
@@ -101,7 +112,11 @@ func (s *scanner) key(first bool, k *token) bool {
 	if c != '"' {
 		return s.fail("want a key in quotes")
 	}
-	k.at = s.i
+	if b, i := s.b, s.i; len(b)-i > 3 && b[i+2] == '"' && b[i+3] == ':' && !special[b[i+1]] { // "x":
+		k.from, k.to, k.kind, k.escape = int32(i+1), int32(i+2), tokenString, false
+		s.i = i + 4
+		return true
+	}
 	s.i++
 	if !s.str(k) {
 		return false
@@ -138,7 +153,6 @@ func (s *scanner) element(first bool) bool {
 // value reads any value.
 func (s *scanner) value(t *token) bool {
 	c := s.peek()
-	t.at = s.i
 	switch {
 	case c == '"':
 		s.i++
@@ -146,7 +160,7 @@ func (s *scanner) value(t *token) bool {
 	case c == '-' || (c >= '0' && c <= '9'):
 		return s.number(t)
 	}
-	t.escape = false
+	t.escape, t.from = false, int32(s.i)
 	switch c {
 	case '{':
 		t.kind = tokenObject
@@ -176,7 +190,7 @@ func (s *scanner) value(t *token) bool {
 	default:
 		return s.fail("want a value")
 	}
-	t.raw = s.b[t.at:s.i]
+	t.to = int32(s.i)
 	return true
 }
 
@@ -226,6 +240,15 @@ func (s *scanner) skipArray() bool {
 	return s.msg == ""
 }
 
+// special marks the bytes that end a run within a string.
+var special = func() (t [256]bool) {
+	for c := range 0x20 {
+		t[c] = true
+	}
+	t['"'], t['\\'] = true, true
+	return t
+}()
+
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
@@ -249,7 +272,7 @@ func (s *scanner) str(t *token) bool {
 			}
 			i += 8
 		}
-		for i < len(b) && b[i] != '"' && b[i] != '\\' && b[i] >= 0x20 {
+		for i < len(b) && !special[b[i]] {
 			i++
 		}
 		if i >= len(b) {
@@ -257,7 +280,7 @@ func (s *scanner) str(t *token) bool {
 			return s.fail("unfinished string")
 		}
 		if b[i] == '"' {
-			t.raw = b[s.i:i]
+			t.from, t.to = int32(s.i), int32(i)
 			s.i = i + 1
 			return true
 		}
@@ -316,10 +339,14 @@ func hex4(b []byte) (r rune, ok bool) {
 // a surrogate pair that stands alone becomes U+FFFD, as in encoding/json.
 func (s *scanner) string(t *token) []byte {
 	if !t.escape {
-		return t.raw
+		return s.b[t.from:t.to]
 	}
+	return s.unescape(s.b[t.from:t.to])
+}
+
+func (s *scanner) unescape(raw []byte) []byte {
 	start := len(s.text)
-	for raw := t.raw; len(raw) > 0; {
+	for len(raw) > 0 {
 		if raw[0] != '\\' {
 			s.text = append(s.text, raw[0])
 			raw = raw[1:]
@@ -374,7 +401,12 @@ func (s *scanner) number(t *token) bool {
 		s.i = i
 		return s.fail("want a digit")
 	}
-	if i < len(b) && b[i] == '.' {
+	if i == len(b) || (b[i] != '.' && b[i]|0x20 != 'e') { // a whole number
+		t.from, t.to = int32(s.i), int32(i)
+		s.i = i
+		return true
+	}
+	if b[i] == '.' {
 		from := i + 1
 		if i = digits(b, from); i == from {
 			s.i = i
@@ -392,7 +424,7 @@ func (s *scanner) number(t *token) bool {
 			return s.fail("want a digit in the exponent")
 		}
 	}
-	t.raw = b[s.i:i]
+	t.from, t.to = int32(s.i), int32(i)
 	s.i = i
 	return true
 }
