@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -74,7 +75,22 @@ func (t *tool) kafkaClient(ctx context.Context, session string) (*bus.Client, er
 		return nil, err
 	}
 	client, err := bus.Connect(ctx, kafka, component.Env{Log: log, Metrics: obs.NewRegistry(Version()), Clock: component.SystemClock{}})
-	return client, withCode(exitDown, err)
+	if err != nil {
+		return nil, withCode(exitDown, err)
+	}
+	if session != "" {
+		names, err := client.Sessions(ctx)
+		if err == nil && !slices.Contains(names, session) {
+			err = fmt.Errorf("there is no session %q: `autohedge session list` shows them", session)
+		}
+		if err != nil {
+			return nil, errors.Join(err, client.Close())
+		}
+	}
+	if err := client.EnsureTopics(ctx); err != nil {
+		return nil, errors.Join(withCode(exitDown, err), client.Close())
+	}
+	return client, nil
 }
 
 func (t *tool) checkCommand() *cobra.Command {
