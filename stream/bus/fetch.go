@@ -193,27 +193,18 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 }
 
 // check walks over the batches of a fetch: form, CRC and that no offset is
-// missing. It returns how many bytes are whole batches and the offset after
-// them.
+// missing. It returns how many bytes are whole batches in order and the offset
+// after them; what does not fit counts only when nothing before it does, since
+// the next fetch begins with it.
 func (f *fetcher) check(data []byte) (used int, next int64, err error) {
 	next, aligned := f.next, f.aligned
 	for used < len(data) {
-		h, _, err := parseBatch(data[used:])
-		if errors.Is(err, errPartial) {
+		h, err := f.fits(data[used:], next, aligned)
+		if err != nil {
 			if used == 0 {
-				return 0, 0, &misfit{fmt.Errorf("%d bytes at offset %d: %w", len(data), next, err)}
+				return 0, 0, &misfit{err}
 			}
 			break
-		}
-		if err != nil {
-			return 0, 0, &misfit{err}
-		}
-		switch {
-		case h.base > next && !f.compacted:
-			return 0, 0, &misfit{fmt.Errorf("the log goes on at offset %d where %d is next: %d records are missing; `autohedge topics skip` goes on without them and states the gap",
-				h.base, next, h.base-next)}
-		case h.base < next && aligned, h.last < next && !aligned && used > 0:
-			return 0, 0, &misfit{fmt.Errorf("a batch begins at offset %d where %d is next", h.base, next)}
 		}
 		used += h.size
 		if h.last >= next {
@@ -221,4 +212,22 @@ func (f *fetcher) check(data []byte) (used int, next int64, err error) {
 		}
 	}
 	return used, next, nil
+}
+
+// fits reads the batch that data begins with and holds its offset against the
+// one that is next; aligned says that a batch must begin there.
+func (f *fetcher) fits(data []byte, next int64, aligned bool) (batchHead, error) {
+	h, _, err := parseBatch(data)
+	switch {
+	case errors.Is(err, errPartial):
+		return h, fmt.Errorf("%d bytes at offset %d: %w", len(data), next, err)
+	case err != nil:
+		return h, err
+	case h.base > next && !f.compacted:
+		return h, fmt.Errorf("the log goes on at offset %d where %d is next: %d records are missing; `autohedge topics skip` goes on without them and states the gap",
+			h.base, next, h.base-next)
+	case h.base < next && aligned:
+		return h, fmt.Errorf("a batch begins at offset %d where %d is next", h.base, next)
+	}
+	return h, nil
 }

@@ -3,6 +3,7 @@ package bus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,14 +52,23 @@ func (c *Client) Lag(ctx context.Context, group string, topics ...string) ([]Lag
 	if err == nil {
 		err = res.Error
 	}
-	if err != nil {
+	committed := make(map[string][]kafka.OffsetFetchPartition)
+	switch {
+	case err == nil:
+		committed = res.Topics
+	case !errors.Is(err, kafka.GroupIdNotFound):
 		return nil, fmt.Errorf("reading the lag of %s: %w", group, err)
+	default: // a group that never committed
+		for name, parts := range ask {
+			for _, p := range parts {
+				committed[name] = append(committed[name], kafka.OffsetFetchPartition{Partition: p, CommittedOffset: -1})
+			}
+		}
 	}
 	var lags []Lag
-	for name, parts := range res.Topics {
+	for name, parts := range committed {
 		topic := strings.TrimPrefix(name, c.prefix())
-		committed := slices.ContainsFunc(parts, func(p kafka.OffsetFetchPartition) bool { return p.CommittedOffset >= 0 })
-		if !named && !committed {
+		if !named && !slices.ContainsFunc(parts, func(p kafka.OffsetFetchPartition) bool { return p.CommittedOffset >= 0 }) {
 			continue
 		}
 		bounds, err := c.Offsets(ctx, topic)

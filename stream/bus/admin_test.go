@@ -1,0 +1,165 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+func TestEnsureTopicsCreatesAndRefuses(t *testing.T) {
+	b := startBroker(t, "")
+	c := connect(t, testConfig(b.Addr()))
+	for _, spec := range event.Topics {
+		want := int32(4)
+		if spec.Single {
+			want = 1
+		}
+		if got := c.Partitions(spec.Name); got != want {
+			t.Errorf("%s has %d partitions, want %d", spec.Name, got, want)
+		}
+		if c.Incarnation(spec.Name).IsZero() {
+			t.Errorf("%s has no incarnation", spec.Name)
+		}
+		info := b.cluster.TopicInfo(spec.Name)
+		policy := "delete"
+		if spec.Compacted {
+			policy = "compact"
+		}
+		if got := info.Configs["cleanup.policy"]; got == nil || *got != policy {
+			t.Errorf("%s: cleanup.policy %v, want %s", spec.Name, got, policy)
+		}
+	}
+	cfg := testConfig(b.Addr())
+	cfg.Partitions = 6
+	other, err := Connect(t.Context(), cfg, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	err = other.EnsureTopics(t.Context())
+	want := fmt.Sprintf("topic md has 4 partitions, bus.partitions is 6, and keys would move: set bus.partitions to 4, or delete the topic with `kafka-topics.sh --bootstrap-server %s --delete --topic md` and start again", b.Addr())
+	if !component.IsFatal(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("another number of partitions gave %v", err)
+	}
+}
+
+func TestIncarnationsAreTheSameForEverybody(t *testing.T) {
+	b := startBroker(t, "")
+	ids := make([]map[string]event.ID, 6)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			c, err := Connect(t.Context(), testConfig(b.Addr()), component.Discard())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = c.Close() }()
+			if err := c.EnsureTopics(t.Context()); err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = c.incarnations
+		})
+	}
+	wg.Wait()
+	for _, other := range ids[1:] {
+		if diff := cmp.Diff(ids[0], other); diff != "" {
+			t.Error(diff)
+		}
+	}
+	// Compaction keeps the last record of a key: it must be the one that counts.
+	b.cluster.Compact()
+	c := connect(t, testConfig(b.Addr()))
+	if diff := cmp.Diff(ids[0], c.incarnations); diff != "" {
+		t.Errorf("after compaction: %s", diff)
+	}
+	if err := b.cluster.DeleteTopic(event.TopicMarket); err != nil {
+		t.Fatal(err)
+	}
+	c = connect(t, testConfig(b.Addr()))
+	if got := c.Incarnation(event.TopicMarket); got == ids[0][event.TopicMarket] || got.IsZero() {
+		t.Errorf("a topic that was created again has incarnation %s as before", got)
+	}
+	if got := c.Incarnation(event.TopicOrders); got != ids[0][event.TopicOrders] {
+		t.Errorf("a topic that stayed has incarnation %s, before %s", got, ids[0][event.TopicOrders])
+	}
+	again := connect(t, testConfig(b.Addr()))
+	if diff := cmp.Diff(c.incarnations, again.incarnations); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSessionsAreApartAndDropped(t *testing.T) {
+	b := startBroker(t, "")
+	live := connect(t, testConfig(b.Addr()))
+	produce(t, newProducer(t, live, ProducerConfig{Name: "live", Blocking: true}), event.TopicMarket, 0, 4)
+	for _, name := range []string{"r1", "r2"} {
+		cfg := testConfig(b.Addr())
+		cfg.Session = name
+		c := connect(t, cfg)
+		produce(t, newProducer(t, c, ProducerConfig{Name: name, Blocking: true}), event.TopicMarket, 100, 40)
+		if got := readAll(t, c, event.TopicMarket, 0); len(got) != 10 || got[0] != "100" {
+			t.Errorf("session %s holds %v", name, got)
+		}
+		seen := newHandledLog()
+		k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}}, component.Discard())
+		if err := k.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Run(t.Context(), seen.handle); err != nil {
+			t.Fatal(err)
+		}
+		if seen.count() != 40 {
+			t.Errorf("session %s: the group handled %d records", name, seen.count())
+		}
+		lags, err := c.Lag(t.Context(), "test", event.TopicMarket)
+		if err != nil || len(lags) != 4 || lags[0].Group != name+".autohedge.test" || lags[0].Committed != 10 {
+			t.Errorf("lag %+v, %v", lags, err)
+		}
+	}
+	sessions, err := live.Sessions(t.Context())
+	if err != nil || !slices.Equal(sessions, []string{"r1", "r2"}) {
+		t.Fatalf("sessions %v, %v", sessions, err)
+	}
+	if err := live.DropSession(t.Context(), "r1"); err != nil {
+		t.Fatal(err)
+	}
+	if sessions, err = live.Sessions(t.Context()); err != nil || !slices.Equal(sessions, []string{"r2"}) {
+		t.Errorf("sessions after the drop %v, %v", sessions, err)
+	}
+	if b.cluster.GroupInfo("r1.autohedge.test") != nil || b.cluster.GroupInfo("r2.autohedge.test") == nil {
+		t.Error("the groups of r1 stayed, or those of r2 went")
+	}
+	if got := readAll(t, live, event.TopicMarket, 0); len(got) != 1 {
+		t.Errorf("the live topic holds %v after the drop", got)
+	}
+	for _, bad := range []string{"", "state", "r1.md", "R1", "../x"} {
+		if err := live.DropSession(t.Context(), bad); err == nil {
+			t.Errorf("dropped session %q", bad)
+		}
+	}
+}
+
+func TestLagOfAGroupThatNeverCommitted(t *testing.T) {
+	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	produce(t, newProducer(t, c, ProducerConfig{Name: "test", Blocking: true}), event.TopicMarket, 0, 8)
+	lags, err := c.Lag(context.Background(), "sinks", event.TopicMarket)
+	if err != nil || len(lags) != 4 {
+		t.Fatal(lags, err)
+	}
+	if want := (Lag{Group: "autohedge.sinks", Topic: "md", Partition: 2, Committed: -1, End: 2, Records: 2}); lags[2] != want {
+		t.Errorf("lag %+v, want %+v", lags[2], want)
+	}
+	if lags, err = c.Lag(context.Background(), "sinks"); err != nil || len(lags) != 0 {
+		t.Errorf("topics with committed offsets: %+v, %v", lags, err)
+	}
+}

@@ -1,0 +1,293 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+func newReader(t testing.TB, c *Client, cfg ReaderConfig) *Reader {
+	t.Helper()
+	r, err := c.NewReader(t.Context(), cfg, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// next reads until n records came or an error did.
+func next(t testing.TB, r *Reader, n int) (values []string, err error) {
+	t.Helper()
+	for len(values) < n {
+		ctx, cancel := contextWithTimeout(t, 10*time.Second)
+		records, err := r.Next(ctx)
+		cancel()
+		if err != nil {
+			return values, err
+		}
+		for _, rec := range records {
+			values = append(values, string(rec.Value))
+		}
+	}
+	return values, nil
+}
+
+func TestReaderFollowsWithoutDelay(t *testing.T) {
+	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 40)
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromEnd})
+	if r.Position() != 10 {
+		t.Errorf("position %d at the end of 10 records", r.Position())
+	}
+	best := time.Hour
+	for i := range 20 {
+		if i == 5 {
+			time.Sleep(2 * fetchWait) // empty answers in between change nothing
+		}
+		began := time.Now()
+		if err := p.Append(event.TopicMarket, 0, nil, fmt.Appendf(nil, "new %d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+		got, err := next(t, r, 1)
+		if err != nil || len(got) != 1 || got[0] != fmt.Sprintf("new %d", i) {
+			t.Fatal(got, err)
+		}
+		best = min(best, time.Since(began))
+	}
+	if best > 20*time.Millisecond {
+		t.Errorf("from append to read in %s at best: the reader does not wait at the broker", best)
+	}
+}
+
+func TestReaderEndsAtAnOffset(t *testing.T) {
+	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 400)
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 10})
+	r.EndAt(10)
+	if _, err := r.Next(t.Context()); err != io.EOF {
+		t.Fatalf("at the end: %v", err)
+	}
+	r.EndAt(33)
+	got, err := next(t, r, 100)
+	if err != io.EOF || len(got) != 23 || got[0] != "40" || got[22] != "128" || r.Position() != 33 {
+		t.Fatalf("%d records %v, position %d, %v", len(got), got, r.Position(), err)
+	}
+	r.EndAt(200) // more than there is
+	got, err = next(t, r, 67)
+	if err != nil || got[0] != "132" || got[66] != "396" {
+		t.Fatal(got, err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := r.Next(t.Context())
+		ended <- err
+	}()
+	time.Sleep(20 * time.Millisecond) // most likely blocked by now; right either way
+	r.EndAt(100)
+	if err := <-ended; err != io.EOF {
+		t.Errorf("a blocked Next gave %v after EndAt", err)
+	}
+}
+
+func TestReaderOutsideTheLogIsFatal(t *testing.T) {
+	b := startBroker(t, "")
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 400)
+	for _, tt := range []struct {
+		offset int64
+		want   string
+	}{
+		{120, "reading md/0: offset 120 is wanted, but the log ends at 100, 20 records before"},
+		{10, "reading md/0: offset 10 is wanted, but the log begins at 50: 40 records are gone"},
+	} {
+		if tt.offset == 10 {
+			if err := b.cluster.DeleteRecords(event.TopicMarket, 0, 50); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicMarket, Offset: tt.offset}, component.Discard())
+		if !component.IsFatal(err) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("reading from %d gave %v", tt.offset, err)
+		}
+	}
+	if got := readAll(t, c, event.TopicMarket, 0); len(got) != 50 || got[0] != "200" {
+		t.Errorf("from the start of the trimmed log: %d records, the first %s", len(got), got[0])
+	}
+}
+
+func TestRetentionThatOvertakesARunningReaderIsFatal(t *testing.T) {
+	b := startBroker(t, "")
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 40)
+	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.NotLeaderForPartition, Count: -1})
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 0})
+	if err := b.cluster.DeleteRecords(event.TopicMarket, 0, 7); err != nil {
+		t.Fatal(err)
+	}
+	h.Remove()
+	_, err := next(t, r, 1)
+	if !component.IsFatal(err) || !strings.Contains(err.Error(), "offset 0 is wanted, but the log begins at 7: 7 records are gone") {
+		t.Error(err)
+	}
+}
+
+// A compacted log has holes, and readers of compacted topics pass over them; in
+// any other topic a hole is a loss.
+func TestOffsetGap(t *testing.T) {
+	b := startBroker(t, "")
+	for _, topic := range []string{event.TopicMeta, event.TopicControl} {
+		if err := b.cluster.CreateTopic(topic, 1, map[string]string{"cleanup.policy": "compact"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	for _, topic := range []string{event.TopicInstruments, event.TopicControl} {
+		for i := range 10 {
+			key := []byte{'a' + byte(i%3)}
+			if i == 0 {
+				key = []byte("z")
+			}
+			if err := p.Append(topic, 0, key, fmt.Appendf(nil, "%d", i), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.cluster.Compact()
+	if got := readAll(t, c, event.TopicInstruments, 0); fmt.Sprint(got) != "[0 6 7 8 9]" {
+		t.Errorf("a compacted topic reads as %v", got)
+	}
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicControl, Offset: FromStart})
+	_, err := next(t, r, 2)
+	if !component.IsFatal(err) || !strings.Contains(err.Error(), "reading control/0: the log goes on at offset 6 where 1 is next: 5 records are missing") {
+		t.Errorf("a gap gave %v", err)
+	}
+	if _, err := r.Next(t.Context()); !component.IsFatal(err) {
+		t.Errorf("the next call gave %v", err)
+	}
+}
+
+func TestFlippedBitsOnTheWireAreFetchedAgain(t *testing.T) {
+	b, l := faultyBroker(t)
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 4000)
+	var flips atomic.Int64
+	flip := func(b []byte) ([]byte, bool) {
+		if len(b) < 5000 || flips.Add(1) > 2 {
+			return b, true
+		}
+		out := append([]byte(nil), b...)
+		out[len(out)-100] ^= 4
+		return out, true
+	}
+	l.damage.Store(&flip)
+	checkOnce(t, c, event.TopicMarket, 4000)
+	if n := total(t, c.metrics.corrupt); n != 2 {
+		t.Errorf("%v corrupt batches counted, 2 bits were flipped", n)
+	}
+	flips.Store(-1000)
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
+	_, err := next(t, r, 1)
+	if !component.IsFatal(err) || !strings.Contains(err.Error(), "checksum is") {
+		t.Errorf("a log that stays corrupt gave %v", err)
+	}
+}
+
+// The offset of a batch is not under its checksum.
+func TestShiftedBatchIsSeen(t *testing.T) {
+	one := sealed(t, nil, [2][]byte{nil, []byte("a")}, [2][]byte{nil, []byte("b")})
+	f := &fetcher{next: 10, aligned: true}
+	for _, tt := range []struct {
+		base int64
+		ok   bool
+	}{{10, true}, {9, false}, {11, false}, {8, false}} {
+		one[7] = byte(tt.base)
+		_, next, err := f.check(one)
+		if (err == nil) != tt.ok || (tt.ok && next != 12) {
+			t.Errorf("a batch at %d where 10 is next: %v, next %d", tt.base, err, next)
+		}
+	}
+	f.aligned = false // in the middle of a batch
+	one[7] = 9
+	if _, next, err := f.check(one); err != nil || next != 11 {
+		t.Errorf("entering a batch in its middle: %v, next %d", err, next)
+	}
+	f.compacted, f.aligned = true, true
+	one[7] = 20
+	if _, next, err := f.check(one); err != nil || next != 22 {
+		t.Errorf("a hole in a compacted topic: %v, next %d", err, next)
+	}
+}
+
+func TestReaderWaitsOutTheBroker(t *testing.T) {
+	for _, code := range []*kerr.Error{
+		kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, kerr.ReplicaNotAvailable, kerr.KafkaStorageError,
+		kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch, kerr.OffsetNotAvailable, kerr.UnknownServerError, kerr.CorruptMessage, kerr.OffsetOutOfRange,
+	} {
+		t.Run(code.Message, func(t *testing.T) {
+			b := startBroker(t, "")
+			c := connect(t, testConfig(b.Addr()))
+			produce(t, newProducer(t, c, ProducerConfig{Name: "test", Blocking: true}), event.TopicMarket, 0, 4)
+			b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: event.TopicMarket, Err: code, Count: 3})
+			r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
+			got, err := next(t, r, 1)
+			if err != nil || got[0] != "0" {
+				t.Error(got, err)
+			}
+		})
+	}
+}
+
+func TestReaderLivesThroughARestartOfTheBroker(t *testing.T) {
+	dir := t.TempDir()
+	b := startBrokerProcess(t, dir, "127.0.0.1:0")
+	addr := b.addr
+	c := connect(t, testConfig(addr))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
+	produce(t, p, event.TopicMarket, 0, 4)
+	if _, err := next(t, r, 1); err != nil {
+		t.Fatal(err)
+	}
+	b.kill()
+	startBrokerProcess(t, dir, addr)
+	produce(t, p, event.TopicMarket, 4, 4)
+	got, err := next(t, r, 1)
+	if err != nil || got[0] != "4" {
+		t.Error(got, err)
+	}
+}
+
+func TestReaderCloseEndsNext(t *testing.T) {
+	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
+	ctx, cancel := contextWithTimeout(t, 20*time.Millisecond)
+	defer cancel()
+	if _, err := r.Next(ctx); !errors.Is(err, ctx.Err()) {
+		t.Error(err)
+	}
+	r.Close()
+	if _, err := r.Next(t.Context()); err == nil {
+		t.Error("read after Close")
+	}
+}
