@@ -20,18 +20,15 @@ import (
 // gives each topic its incarnation. It is idempotent and safe to run at once in
 // several processes. It must be called before producers and consumers are made.
 func (c *Client) EnsureTopics(ctx context.Context) error {
-	created, err := c.createTopics(ctx)
-	if err != nil {
+	if err := c.createTopics(ctx); err != nil {
 		return fmt.Errorf("creating topics: %w", err)
 	}
 	found, err := c.checkTopics(ctx)
 	if err != nil {
 		return fmt.Errorf("checking topics: %w", err)
 	}
-	c.mu.Lock()
-	c.partitions = found
-	c.mu.Unlock()
-	ids, err := c.ensureIncarnations(ctx, created)
+	c.setPartitions(found)
+	ids, err := c.ensureIncarnations(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the incarnations of the topics: %w", err)
 	}
@@ -39,6 +36,12 @@ func (c *Client) EnsureTopics(ctx context.Context) error {
 	c.incarnations = ids
 	c.mu.Unlock()
 	return nil
+}
+
+func (c *Client) setPartitions(found map[string]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.partitions = found
 }
 
 // topicConfig is what a topic is created with.
@@ -72,13 +75,11 @@ func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConf
 	return kafka.TopicConfig{Topic: c.prefix() + spec.Name, NumPartitions: partitions, ReplicationFactor: replicas, ConfigEntries: entries}
 }
 
-// createTopics asks for every topic and returns those that this call created.
-// The request goes straight to the transport's round trip and not through
-// kafka-go's CreateTopics only in that a topic that exists is no error here.
-func (c *Client) createTopics(ctx context.Context) (created map[string]bool, err error) {
+// createTopics creates what is missing.
+func (c *Client) createTopics(ctx context.Context) error {
 	meta, err := c.metadata(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	exists := make(map[string]bool, len(meta.Topics))
 	for _, t := range meta.Topics {
@@ -89,44 +90,53 @@ func (c *Client) createTopics(ctx context.Context) (created map[string]bool, err
 		replicas = min(3, len(meta.Brokers))
 	}
 	var missing []kafka.TopicConfig
+	var names []string
 	for _, spec := range event.Topics {
 		if !exists[c.prefix()+spec.Name] {
 			missing = append(missing, c.topicConfig(spec, replicas))
+			names = append(names, spec.Name)
 		}
 	}
-	created = make(map[string]bool)
+	if len(missing) > 0 && exists[c.prefix()+event.TopicMeta] {
+		c.setPartitions(map[string]int32{event.TopicMeta: 1})
+		if err := c.endLives(ctx, names); err != nil {
+			return err
+		}
+	}
 	for attempt := 0; len(missing) > 0; attempt++ {
-		call, cancel := context.WithTimeout(ctx, 2*requestTimeout)
-		res, err := c.kafka.CreateTopics(call, &kafka.CreateTopicsRequest{Topics: missing})
-		cancel()
-		if err != nil {
-			if ctx.Err() != nil || attempt == 10 {
-				return nil, err
-			}
-		} else {
-			left := missing[:0]
-			for _, t := range missing {
-				terr := res.Errors[t.Topic]
-				code, _ := errorCode(terr)
-				switch {
-				case terr == nil:
-					created[strings.TrimPrefix(t.Topic, c.prefix())] = true
-				case code == kafka.TopicAlreadyExists:
-				case code.Temporary() && attempt < 10:
-					left = append(left, t)
-				default:
-					return nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w", t.Topic, t.NumPartitions, t.ReplicationFactor, terr)
-				}
-			}
-			missing = left
+		if missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 10) {
+			return err
 		}
 		if len(missing) > 0 {
 			if err := sleep(ctx, backoff(attempt+3)); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return created, nil
+	return nil
+}
+
+// tryCreate asks for the topics and returns those to ask for again; with them,
+// an error is temporary.
+func (c *Client) tryCreate(ctx context.Context, missing []kafka.TopicConfig) (left []kafka.TopicConfig, err error) {
+	call, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	res, err := c.kafka.CreateTopics(call, &kafka.CreateTopicsRequest{Topics: missing})
+	if err != nil {
+		return missing, err
+	}
+	for _, t := range missing {
+		terr := res.Errors[t.Topic]
+		code, _ := errorCode(terr)
+		switch {
+		case terr == nil, code == kafka.TopicAlreadyExists:
+		case code.Temporary():
+			left, err = append(left, t), terr
+		default:
+			return nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w", t.Topic, t.NumPartitions, t.ReplicationFactor, terr)
+		}
+	}
+	return left, err
 }
 
 // checkTopics waits until every partition of every topic has a leader and

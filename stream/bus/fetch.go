@@ -204,6 +204,9 @@ func (f *fetcher) check(data []byte) (used int, next int64, err error) {
 			if used == 0 {
 				return 0, 0, &misfit{err}
 			}
+			if !errors.Is(err, errPartial) {
+				f.corrupt.Inc()
+			}
 			break
 		}
 		used += h.size

@@ -8,97 +8,119 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// Incarnations live in meta, keyed by topic: the first record after the last
-// tombstone counts. Whoever created a topic writes a tombstone, if meta still
-// holds the topic's former life, and a new id; a topic without a record gets one
-// from whoever looks first. Two that look at once may both write: the first
-// counts, and since compaction keeps the last, whoever sees a second one repeats
-// the first.
+// Incarnations live in meta, keyed by topic. The first record of a topic whose
+// life has not ended counts. Whoever is about to create a topic that meta knows
+// says first that its former life has ended, in a record of its own key (topic
+// and id) and without partitions; a topic without a life gets one from whoever
+// looks first. Two that look at once may both write: the first counts, and since
+// compaction keeps the last of a key, whoever sees another one last repeats the
+// first.
+
+// endLives ends the lives of topics that do not exist any more.
+func (c *Client) endLives(ctx context.Context, missing []string) error {
+	lives, err := c.readIncarnations(ctx)
+	if err != nil {
+		return err
+	}
+	var records []incarnationRecord
+	for _, topic := range missing {
+		if l, known := lives[topic]; known {
+			records = append(records, incarnationRecord{key: topic + "|" + l.id.String(), topic: topic, id: l.id})
+		}
+	}
+	return c.writeIncarnations(ctx, records)
+}
 
 // ensureIncarnations returns the incarnation of every topic.
-func (c *Client) ensureIncarnations(ctx context.Context, created map[string]bool) (map[string]event.ID, error) {
-	for range 5 {
-		known, err := c.readIncarnations(ctx)
+func (c *Client) ensureIncarnations(ctx context.Context) (map[string]event.ID, error) {
+	for range 10 {
+		lives, err := c.readIncarnations(ctx)
 		if err != nil {
 			return nil, err
 		}
-		ids := make(map[string]event.ID, len(known))
-		var write []incarnationWrite
+		ids := make(map[string]event.ID, len(event.Topics))
+		var records []incarnationRecord
 		for _, spec := range event.Topics {
-			life := known[spec.Name]
+			l, known := lives[spec.Name]
 			switch {
-			case created[spec.Name] && !life.first.IsZero():
-				write = append(write, incarnationWrite{topic: spec.Name, tombstone: true, id: newID()})
-			case life.first.IsZero():
-				write = append(write, incarnationWrite{topic: spec.Name, id: newID()})
-			case life.last != life.first:
-				write = append(write, incarnationWrite{topic: spec.Name, id: life.first})
-			default:
-				ids[spec.Name] = life.first
+			case !known:
+				l.id = newID()
+			case l.last:
+				ids[spec.Name] = l.id
+				continue
 			}
+			records = append(records, incarnationRecord{key: spec.Name, topic: spec.Name, id: l.id, partitions: c.Partitions(spec.Name)})
 		}
-		if len(write) == 0 {
+		if len(records) == 0 {
 			return ids, nil
 		}
-		if err := c.writeIncarnations(ctx, write); err != nil {
+		if err := c.writeIncarnations(ctx, records); err != nil {
 			return nil, err
 		}
-		created = nil // written; what is read next counts
 	}
 	return nil, fmt.Errorf("topic %s is being written by others without end", event.TopicMeta)
 }
 
-type incarnationWrite struct {
-	topic     string
-	tombstone bool
-	id        event.ID
+// life is the incarnation of one topic; last says that its record is the last
+// of its key, which compaction keeps.
+type life struct {
+	id   event.ID
+	last bool
 }
 
-// life is what meta says of one topic since its last tombstone.
-type life struct{ first, last event.ID }
-
 func (c *Client) readIncarnations(ctx context.Context) (map[string]life, error) {
-	known := make(map[string]life)
+	var records []*event.Incarnation
+	ended := make(map[event.ID]bool)
 	_, err := c.ReadAll(ctx, event.TopicMeta, 0, FromStart, func(r Record) error {
-		if r.Value == nil {
-			delete(known, string(r.Key))
-			return nil
-		}
 		m, err := event.DecodeAs[*event.Incarnation](r.Value)
 		if err != nil {
 			return fmt.Errorf("decoding record %d of %s: %w", r.Offset, event.TopicMeta, err)
 		}
-		l := known[m.Topic]
-		if l.first.IsZero() {
-			l.first = m.ID
+		if m.Partitions == 0 {
+			ended[m.ID] = true
+		} else {
+			records = append(records, m)
 		}
-		l.last = m.ID
-		known[m.Topic] = l
 		return nil
 	})
-	return known, err
+	lives := make(map[string]life)
+	for _, m := range records {
+		l, known := lives[m.Topic]
+		if !known && !ended[m.ID] {
+			l.id = m.ID
+		}
+		if l.last = l.id == m.ID; !l.id.IsZero() {
+			lives[m.Topic] = l
+		}
+	}
+	return lives, err
 }
 
-func (c *Client) writeIncarnations(ctx context.Context, writes []incarnationWrite) error {
+// incarnationRecord is one record to write; no partitions end the life.
+type incarnationRecord struct {
+	key, topic string
+	id         event.ID
+	partitions int32
+}
+
+func (c *Client) writeIncarnations(ctx context.Context, records []incarnationRecord) error {
+	if len(records) == 0 {
+		return nil
+	}
 	p, err := c.NewProducer(ctx, ProducerConfig{Name: "meta", Blocking: true}, c.env)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = p.Close(ctx) }()
-	for _, w := range writes {
-		if w.tombstone {
-			if err := p.Append(event.TopicMeta, 0, []byte(w.topic), nil, nil); err != nil {
-				return err
-			}
-		}
+	for _, r := range records {
 		value := event.Marshal(&event.Incarnation{
-			Topic: w.topic, ID: w.id, Partitions: uint32(c.Partitions(w.topic)), Time: c.env.Clock.Now().UnixNano(), //nolint:gosec // positive
+			Topic: r.topic, ID: r.id, Partitions: uint32(r.partitions), Time: c.env.Clock.Now().UnixNano(), //nolint:gosec // positive
 		})
-		if err := p.Append(event.TopicMeta, 0, []byte(w.topic), value, nil); err != nil {
+		if err := p.Append(event.TopicMeta, 0, []byte(r.key), value, nil); err != nil {
+			_ = p.Close(ctx)
 			return err
 		}
 	}
-	return p.Flush(ctx)
+	return p.Close(ctx)
 }
 
 // newID returns a random id: an incarnation is the one thing that must differ
