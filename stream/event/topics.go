@@ -27,7 +27,8 @@ type TopicSpec struct {
 	// Compacted topics keep the newest record of each key; their offsets have
 	// holes.
 	Compacted bool
-	// Forever topics are never trimmed.
+	// Forever topics are never trimmed: a role rebuilds its state from their
+	// start.
 	Forever bool
 	// Key says what the record keys are, for people.
 	Key string
@@ -37,11 +38,11 @@ type TopicSpec struct {
 var Topics = []TopicSpec{
 	{Name: TopicMarket, Key: "venue|symbol"},
 	{Name: TopicSignals, Key: "venue|symbol"},
-	{Name: TopicJournal, Key: "as the signal"},
+	{Name: TopicJournal, Key: "as the signal", Forever: true},
 	{Name: TopicDecisions, Key: "account"},
-	{Name: TopicOrders, Key: "account"},
-	{Name: TopicFills, Key: "account"},
-	{Name: TopicPositions, Key: "account"},
+	{Name: TopicOrders, Key: "account", Forever: true},
+	{Name: TopicFills, Key: "account", Forever: true},
+	{Name: TopicPositions, Key: "account", Forever: true},
 	{Name: TopicControl, Key: "scope", Single: true, Forever: true},
 	{Name: TopicDead, Key: "source topic and partition", Single: true},
 	{Name: TopicInstruments, Key: "venue|symbol", Single: true, Compacted: true},

@@ -40,22 +40,24 @@ machines are noisy.`,
 			}
 			results := []bench.Result{}
 			err = bench.Run(cmd.Context(), a, bench.Options{Dir: dir, Length: length, Progress: t.err, Log: log}, func(r bench.Result) { results = append(results, r) })
-			if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
-				return err
-			}
-			if t.output == "json" {
-				return t.json(results)
-			}
-			var rows [][]string
-			for _, r := range results {
-				rows = append(rows, []string{r.Name, number(r.Value), r.Unit, strconv.Itoa(r.N), r.Note})
-			}
-			return writeTable(t.out, []string{"NAME", "VALUE", "UNIT", "N", "NOTE"}, rows)
+			// What was measured before an error is shown all the same.
+			return errors.Join(t.printBench(results), err, os.RemoveAll(dir))
 		},
 	}
 	c.Flags().DurationVar(&length, "length", 2*time.Second, "how long each number is measured")
 	c.Flags().BoolVar(&list, "list", false, "list the names and end")
 	return c
+}
+
+func (t *tool) printBench(results []bench.Result) error {
+	if t.output == "json" {
+		return t.json(results)
+	}
+	var rows [][]string
+	for _, r := range results {
+		rows = append(rows, []string{r.Name, number(r.Value), r.Unit, strconv.Itoa(r.N), r.Note})
+	}
+	return writeTable(t.out, []string{"NAME", "VALUE", "UNIT", "N", "NOTE"}, rows)
 }
 
 // number prints a value with as many decimals as it deserves.

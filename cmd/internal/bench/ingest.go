@@ -35,8 +35,8 @@ type pipeline struct {
 	done   chan error
 }
 
-// startPipeline starts them; feed adapts the simulator.
-func startPipeline(ctx context.Context, o Options, name string, feed func(*sim.Config)) (p *pipeline, err error) {
+// startPipeline starts them with the channels; feed adapts the simulator.
+func startPipeline(ctx context.Context, o Options, name string, channels []string, feed func(*sim.Config)) (p *pipeline, err error) {
 	p = &pipeline{done: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -65,7 +65,7 @@ func startPipeline(ctx context.Context, o Options, name string, feed func(*sim.C
 	}
 	sc := stream.DefaultConfig()
 	f := stream.DefaultFeed()
-	f.Name, f.Venue, f.URL, f.REST, f.Symbols, f.Channels = "binance", "binance", p.sim.BinanceURL()+"/stream", p.sim.BinanceREST(), cfg.Binance, []string{"trade"}
+	f.Name, f.Venue, f.URL, f.REST, f.Symbols, f.Channels = "binance", "binance", p.sim.BinanceURL()+"/stream", p.sim.BinanceREST(), cfg.Binance, channels
 	sc.Feeds = []stream.FeedConfig{f}
 	if p.role, err = stream.New(sc, p.client, env(o)); err != nil {
 		return p, err
@@ -180,7 +180,7 @@ func (c *checker) close() error {
 const settle = time.Second
 
 func ingestRate(ctx context.Context, o Options) ([]Result, error) {
-	p, err := startPipeline(ctx, o, "ingest.rate", func(c *sim.Config) { c.Rate = 2e6 })
+	p, err := startPipeline(ctx, o, "ingest.rate", []string{"trade"}, func(c *sim.Config) { c.Rate = 2e6 })
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +203,7 @@ func ingestRate(ctx context.Context, o Options) ([]Result, error) {
 
 func ingestLatency(ctx context.Context, o Options) ([]Result, error) {
 	const rate = 20_000
-	p, err := startPipeline(ctx, o, "ingest.latency", func(c *sim.Config) { c.Rate = rate })
+	p, err := startPipeline(ctx, o, "ingest.latency", []string{"trade"}, func(c *sim.Config) { c.Rate = rate })
 	if err != nil {
 		return nil, err
 	}
