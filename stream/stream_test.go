@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -61,9 +62,9 @@ func TestGapsAreStatedThroughDropsAndRestart(t *testing.T) {
 	if diff := cmp.Diff(frames, r.Frames()); diff != "" {
 		t.Errorf("frames (-want +got):\n%s", diff)
 	}
-	if !strings.Contains(s.messages(), `{"method":"SUBSCRIBE","params":["btcusdt@trade","btcusdt@bookTicker"],"id":1}`) {
-		t.Errorf("it did not subscribe: %q", s.messages())
-	}
+	eventually(t, func() (bool, string) {
+		return strings.Contains(s.messages(), `{"method":"SUBSCRIBE","params":["btcusdt@trade","btcusdt@bookTicker"],"id":1}`), "subscribing: " + s.messages()
+	})
 	drainRole(t, r)
 
 	lines, clocks := logged(t, client, event.TopicMarket)
@@ -302,5 +303,37 @@ func TestInstruments(t *testing.T) {
 		if diff := cmp.Diff(want, lines); diff != "" {
 			t.Errorf("instruments (-want +got):\n%s", diff)
 		}
+	}
+}
+
+// TestCancelStopsInOrder ends a role by its context: it still says goodbye.
+func TestCancelStopsInOrder(t *testing.T) {
+	client := broker(t)
+	var s *server
+	s = serveVenue(t, func(_ int, ws *websocket.Conn) {
+		send(ws, bnTrade(1))
+		s.drain(ws)
+	})
+	cfg := DefaultConfig()
+	cfg.Feeds = []FeedConfig{binanceFeed(s)}
+	r, err := New(cfg, client, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() { failed <- r.Run(ctx) }()
+	status(t, r, func(f FeedStatus) bool { return f.Trades == 1 })
+	cancel()
+	if err := <-failed; err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	if _, clocks := logged(t, client, event.TopicMarket); len(clocks) == 0 || !clocks[len(clocks)-1].Closing {
+		t.Errorf("the last clock record is not a closing one: %+v", clocks)
+	}
+	select {
+	case <-r.Done():
+	default:
+		t.Error("Done is open")
 	}
 }

@@ -170,7 +170,7 @@ func parseRFC3339(b []byte) (ns int64, ok bool) {
 	hour, ok5 := number2(b[11:13])
 	minute, ok6 := number2(b[14:16])
 	second, ok7 := number2(b[17:19])
-	if !(ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7) {
+	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7 {
 		return 0, false
 	}
 	year = year*100 + year2

@@ -260,14 +260,14 @@ func (t *kindTable) of(name []byte) (k Kind, known bool) {
 	if len(name) > 40 {
 		name = name[:40]
 	}
-	if k, ok := t.index[string(name)]; ok {
+	k, ok := t.index[string(name)]
+	switch {
+	case ok:
 		return k, int(k) < t.known
-	}
-	if len(t.names) == MaxKinds-1 {
-		name = []byte("other")
-	}
-	if len(t.names) == MaxKinds {
+	case len(t.names) == MaxKinds:
 		return MaxKinds - 1, false
+	case len(t.names) == MaxKinds-1:
+		name = []byte("other")
 	}
 	k = Kind(len(t.names))
 	t.names = append(t.names, string(name))
