@@ -19,9 +19,9 @@ type Batch struct {
 	at     place
 	blocks []*Block
 	free   map[string][]*Block
-	// last is the index of the newest block of each table: records come in the
-	// order of time, so it is nearly always the one.
-	last  map[string]int
+	// last is one more than the index of the newest block of each event type:
+	// records come in the order of time, so it is nearly always the one.
+	last  [maxType]int
 	trade event.Trade
 	quote event.Quote
 }
@@ -30,17 +30,17 @@ type Batch struct {
 func NewBatch(topic string, incarnation event.ID, partition int32) *Batch {
 	return &Batch{
 		at:   place{topic: topic, incarnation: incarnation, partition: partition},
-		free: make(map[string][]*Block), last: make(map[string]int),
+		free: make(map[string][]*Block),
 	}
 }
 
 // Block is the rows of one insert: they lie in one partition of one table.
 type Block struct {
-	table     string
-	partition int // 0: the table has none
-	rows      rows
-	cols      []named
-	input     []proto.InputColumn
+	table string
+	span  span // 0: the table has no partitions
+	rows  rows
+	cols  []named
+	input []proto.InputColumn
 	// first and final are the lowest and highest offset of its records.
 	at           place
 	first, final int64
@@ -52,10 +52,10 @@ func (b *Block) Table() string { return b.table }
 // Partition names the table's partition, "20261123" or "202611"; empty when the
 // table has none.
 func (b *Block) Partition() string {
-	if b.partition == 0 {
+	if b.span.partition == 0 {
 		return ""
 	}
-	return strconv.Itoa(b.partition)
+	return strconv.Itoa(b.span.partition)
 }
 
 // Rows is the number of rows.
@@ -108,23 +108,26 @@ func (b *Batch) Add(offset int64, key, value []byte) (block int, err error) {
 
 // AddEvent is Add for a record that is decoded already. It does not keep m.
 func (b *Batch) AddEvent(offset int64, key []byte, m event.Message) (block int, err error) {
-	table, ok := tableOf(m.EventType())
-	if !ok {
-		return NoRow, nil
-	}
-	partition := partitionOf(table, timeOf(m))
+	typ, at := m.EventType(), timeOf(m)
 	before := len(b.blocks)
-	i := b.block(table, partition)
+	i := b.last[typ%maxType] - 1
+	if i < 0 || !b.blocks[i].span.holds(at) {
+		table, ok := tableOf(typ)
+		if !ok {
+			return NoRow, nil
+		}
+		i = b.block(table, at)
+	}
 	x := b.blocks[i]
 	b.at.offset = offset
 	if err := addRow(x.rows, &b.at, key, m); err != nil {
 		if len(b.blocks) > before { // it was made for this row
-			b.free[table] = append(b.free[table], x)
+			b.free[x.table] = append(b.free[x.table], x)
 			b.blocks = b.blocks[:before]
-			delete(b.last, table)
 		}
 		return NoRow, err
 	}
+	b.last[typ%maxType] = i + 1
 	if x.Rows() == 1 {
 		x.first, x.final = offset, offset
 	}
@@ -132,13 +135,13 @@ func (b *Batch) AddEvent(offset int64, key []byte, m event.Message) (block int, 
 	return i, nil
 }
 
-func (b *Batch) block(table string, partition int) int {
-	if i, ok := b.last[table]; ok && b.blocks[i].partition == partition {
-		return i
-	}
+// maxType is above every event type that makes a row.
+const maxType = 32
+
+// block returns the index of the block for a row of that time, and makes it.
+func (b *Batch) block(table string, at int64) int {
 	for i, x := range b.blocks {
-		if x.table == table && x.partition == partition {
-			b.last[table] = i
+		if x.table == table && x.span.holds(at) {
 			return i
 		}
 	}
@@ -149,9 +152,8 @@ func (b *Batch) block(table string, partition int) int {
 	} else {
 		x = newBlock(table)
 	}
-	x.partition, x.at = partition, b.at
+	x.span, x.at = spanOf(table, at), b.at
 	b.blocks = append(b.blocks, x)
-	b.last[table] = len(b.blocks) - 1
 	return len(b.blocks) - 1
 }
 
@@ -166,5 +168,5 @@ func (b *Batch) Reset() {
 		b.free[x.table] = append(b.free[x.table], x)
 	}
 	b.blocks = b.blocks[:0]
-	clear(b.last)
+	clear(b.last[:])
 }

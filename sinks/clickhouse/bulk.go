@@ -169,7 +169,7 @@ func (c *Client) countRows(ctx context.Context, b *Block) (int, error) {
 	if err := c.conn.QueryRow(ctx, sql).Scan(&n); err != nil {
 		return 0, err
 	}
-	return int(n), nil //nolint:gosec // G115: a count
+	return int(n), nil
 }
 
 // insert makes one attempt.
@@ -186,7 +186,7 @@ func (c *Client) insert(ctx context.Context, b *Block, token string) error {
 		"query":        {"INSERT INTO " + quoteIdent(c.cfg.Database) + "." + b.table + " (" + columnList(b.cols) + ") FORMAT Native"},
 		"query_id":     {randomUUID()}, // another one for each attempt: the earlier may still run
 		"async_insert": {"0"}, "insert_deduplicate": {"1"}, "insert_deduplication_token": {token},
-		"deduplicate_blocks_in_dependent_materialized_views": {"1"}, "log_comment": {token},
+		"deduplicate_blocks_in_dependent_materialized_views": {"1"},
 		// One block stays one block, so that it is stored whole or not at all.
 		"max_insert_block_size": {"1000000000"}, "min_insert_block_size_rows": {"0"}, "min_insert_block_size_bytes": {"0"},
 	}
@@ -288,5 +288,5 @@ func (c *Client) Settle(ctx context.Context, plan event.SinkPlan) (end int64, er
 	if err != nil {
 		return 0, fmt.Errorf("asking what has landed of %s/%d: %w", plan.Topic, plan.Partition, err)
 	}
-	return int64(last), nil //nolint:gosec // G115: an offset
+	return int64(last), nil
 }

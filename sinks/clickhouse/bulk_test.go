@@ -296,6 +296,12 @@ func TestBlocksFollowTablePartitions(t *testing.T) {
 	if len(b.Blocks()) != 0 {
 		t.Error("blocks after Reset")
 	}
+	for i, at := range []int64{math.MaxInt64, math.MaxInt64 - 1, math.MinInt64, math.MinInt64 + 1} {
+		if n, err := b.AddEvent(int64(i), key, &event.Trade{EventTime: at, RecvTime: at}); err != nil || n != i/2 {
+			t.Errorf("time %d: block %d, %v", at, n, err)
+		}
+	}
+	b.Reset()
 	if n, err := b.AddEvent(9, key, &event.Quote{RecvTime: midnight}); err != nil || n != 0 || b.Blocks()[0].Table() != "quotes" || b.Blocks()[0].Partition() != "20261124" {
 		t.Errorf("after Reset: %d, %v", n, err)
 	}
@@ -631,5 +637,35 @@ func BenchmarkBatchAdd(b *testing.B) {
 	for n := int64(0); n < int64(b.N); n += 100_000 {
 		batch.Reset()
 		fillTicks(batch, 0, min(100_000, int64(b.N)-n))
+	}
+}
+
+// BenchmarkInsert sends blocks of 100,000 ticks: into a table that forgets them,
+// and into the production table.
+func BenchmarkInsert(b *testing.B) {
+	const rows = 100_000
+	for _, engine := range []string{"null", "ticks"} {
+		b.Run(engine, func(b *testing.B) {
+			c := testClient(b, sharedEngine(b))
+			if engine == "null" {
+				for _, s := range []string{"RENAME TABLE {db}.ticks TO {db}.real", "CREATE TABLE {db}.ticks AS {db}.real ENGINE = Null"} {
+					if err := c.Exec(b.Context(), strings.ReplaceAll(s, "{db}", c.Database())); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			batch := NewBatch("md", testIncarnation, 0)
+			b.ResetTimer()
+			for n := range b.N {
+				batch.Reset()
+				fillTicks(batch, int64(n)*rows, int64(n+1)*rows)
+				for _, x := range batch.Blocks() {
+					if err := c.Insert(b.Context(), x, fmt.Sprint(n, x.Partition())); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
 	}
 }

@@ -129,7 +129,7 @@ func (c *capi) open(args []string) (unsafe.Pointer, error) {
 		b := append([]byte(a), 0)
 		argv = append(argv, unsafe.Pointer(&b[0])) //nolint:gosec // G103: C string
 	}
-	n := int32(len(argv)) //nolint:gosec // G115: a handful
+	n := int32(len(argv))
 	argv = append(argv, nil)
 	var conn unsafe.Pointer
 	c.keepingSignals(func() { conn = c.connect(n, unsafe.Pointer(&argv[0])) }) //nolint:gosec // G103: argv

@@ -47,25 +47,14 @@ func (c *lowCard) add(s string) {
 	c.keys = append(c.keys, i)
 }
 
-// addBytes appends a value that it does not keep.
-func (c *lowCard) addBytes(s []byte) {
-	if n := len(c.keys); n > 0 && c.dict.Row(int(c.last)) == string(s) {
-		c.keys = append(c.keys, c.last)
-		return
-	}
-	i, ok := c.index[string(s)]
-	if !ok {
-		i = c.learn(string(s))
-	}
-	c.last = i
-	c.keys = append(c.keys, i)
-}
+// repeat appends the newest value again.
+func (c *lowCard) repeat() { c.keys = append(c.keys, c.last) }
 
 func (c *lowCard) learn(s string) uint32 {
 	if c.index == nil {
 		c.index = make(map[string]uint32)
 	}
-	i := uint32(len(c.index)) //nolint:gosec // below the rows of a block
+	i := uint32(len(c.index))
 	c.index[strings.Clone(s)] = i
 	c.dict.Append(s)
 	return i
@@ -104,7 +93,7 @@ func (c *lowCard) EncodeColumn(b *proto.Buffer) {
 		case proto.KeyUInt8:
 			b.Buf = append(b.Buf, byte(k))
 		case proto.KeyUInt16:
-			b.Buf = binary.LittleEndian.AppendUint16(b.Buf, uint16(k)) //nolint:gosec // the dictionary is that small
+			b.Buf = binary.LittleEndian.AppendUint16(b.Buf, uint16(k))
 		default:
 			b.Buf = binary.LittleEndian.AppendUint32(b.Buf, k)
 		}
@@ -120,7 +109,7 @@ func (decimals) Type() proto.ColumnType { return "Decimal(38, 18)" }
 
 func (c *decimals) add(d event.Decimal) {
 	hi, lo := d.Int128()
-	c.ColDecimal128 = append(c.ColDecimal128, proto.Decimal128{Low: lo, High: uint64(hi)}) //nolint:gosec // G115: two's complement
+	c.ColDecimal128 = append(c.ColDecimal128, proto.Decimal128{Low: lo, High: uint64(hi)})
 }
 
 // times is DateTime64(9, 'UTC'), in Unix nanoseconds.
@@ -202,14 +191,14 @@ func (c *enums[E]) Type() proto.ColumnType {
 // add appends a value; one that this build has no name for lands as 0, as the
 // wire form's decoder has it.
 func (c *enums[E]) add(v E) {
-	c.ColInt8 = append(c.ColInt8, int8(v)) //nolint:gosec // G115: enums are small
+	c.ColInt8 = append(c.ColInt8, int8(v))
 }
 
 // enumType writes the Enum8 with every name that E has.
 func enumType[E enum]() proto.ColumnType {
 	var parts []string
 	for i := range 128 {
-		name := E(i).String() //nolint:gosec // G115: below 128
+		name := E(i).String()
 		if i > 0 && strings.HasPrefix(name, "unknown(") {
 			break
 		}
@@ -251,7 +240,7 @@ func (c *arrays) WriteColumn(w *proto.Writer) { w.ChainBuffer(c.EncodeColumn) }
 
 // end closes one row's array after its values were appended.
 func (c *arrays) end() {
-	c.offsets = append(c.offsets, uint64(c.values.Rows())) //nolint:gosec // G115: a count
+	c.offsets = append(c.offsets, uint64(c.values.Rows()))
 }
 
 // maps is Map(LowCardinality(String), V).
@@ -283,5 +272,5 @@ func (c *maps[V]) EncodeColumn(b *proto.Buffer) {
 func (c *maps[V]) WriteColumn(w *proto.Writer) { w.ChainBuffer(c.EncodeColumn) }
 
 func (c *maps[V]) end() {
-	c.offsets = append(c.offsets, uint64(c.keys.Rows())) //nolint:gosec // G115: a count
+	c.offsets = append(c.offsets, uint64(c.keys.Rows()))
 }

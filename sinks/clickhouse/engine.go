@@ -94,7 +94,7 @@ func StartEngine(ctx context.Context, cfg EngineConfig, env component.Env) (*Eng
 			if !errors.As(err, &twice) {
 				return nil, fmt.Errorf("registering the engine's metrics: %w", err)
 			}
-			e.restarts = twice.ExistingCollector.(prometheus.Counter) //nolint:errcheck,forcetypeassert // our own counter
+			e.restarts = twice.ExistingCollector.(prometheus.Counter)
 		}
 	}
 	if e.listener, err = listen(ctx, cfg.Addr, e.log); err != nil {
@@ -131,7 +131,7 @@ func listen(ctx context.Context, addr string, log *slog.Logger) (*net.TCPListene
 	if err != nil {
 		return nil, fmt.Errorf("listening for ClickHouse's HTTP interface: %w", err)
 	}
-	return l.(*net.TCPListener), nil //nolint:errcheck,forcetypeassert // "tcp" gives no other
+	return l.(*net.TCPListener), nil
 }
 
 // URL is the address of the HTTP interface; it stays the same across restarts.
@@ -257,7 +257,7 @@ func (e *Engine) runOnce(ready func()) (wasReady bool, err error) {
 	default:
 	}
 	e.mu.Unlock()
-	if line, err := json.Marshal(e.childConfig()); err == nil {
+	if line, err := json.Marshal(e.childConfig()); err == nil { //nolint:gosec // G117: into a pipe to our own child
 		_, _ = stdin.Write(append(line, '\n')) // a child that is gone already shows in Wait
 	}
 	var readers sync.WaitGroup
@@ -311,17 +311,26 @@ func (e *Engine) readReports(r io.Reader, ready func()) (wasReady bool, fatal st
 			if text, ok := line["level"].(string); ok {
 				_ = level.UnmarshalText([]byte(text)) // info when unknown
 			}
-			var attrs []any
-			for k, v := range line {
-				if k != "msg" && k != "level" && k != "time" {
-					attrs = append(attrs, k, v)
-				}
-			}
-			e.log.Log(context.Background(), level, msg, attrs...)
+			e.relog(level, msg, line)
 		}
 	}
 	_, _ = io.Copy(io.Discard, r)
 	return wasReady, fatal
+}
+
+// relog writes a line of the child's log into the parent's.
+func (e *Engine) relog(level slog.Level, msg string, line map[string]any) {
+	ctx := context.Background()
+	if !e.log.Enabled(ctx, level) {
+		return
+	}
+	r := slog.NewRecord(time.Now(), level, msg, 0)
+	for k, v := range line {
+		if k != "msg" && k != "level" && k != "time" {
+			r.AddAttrs(slog.Any(k, v))
+		}
+	}
+	_ = e.log.Handler().Handle(ctx, r) // a log that cannot be written has nowhere to be told
 }
 
 // readStderr passes the engine's own words on and returns the last of them.

@@ -44,9 +44,7 @@ func TestPanicsAreRecovered(t *testing.T) {
 		t.Helper()
 		err := func() (err error) {
 			defer func() { err, _ = recover().(error) }()
-			var p *int
-			*p = 1
-			return nil
+			return touch(nil)
 		}()
 		var fault runtime.Error
 		if !errors.As(err, &fault) {
@@ -85,6 +83,14 @@ func TestPanicsAreRecovered(t *testing.T) {
 	}
 	check("closing the engine")
 	t.Logf("recovered %d times", recovered)
+}
+
+// touch writes through a pointer, in a way that no compiler or linter sees is nil.
+//
+//go:noinline
+func touch(p *int) error {
+	*p = 1
+	return nil
 }
 
 // TestSigactionSize guards the buffer that saves a signal's disposition.

@@ -140,7 +140,7 @@ func isFile(path string) bool {
 // lock takes the file lock of the cache folder, waiting for a process that
 // fetches.
 func (f *finder) lock(ctx context.Context, path string) (unlock func(), err error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // G304: in our cache folder
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache's lock: %w", err)
 	}

@@ -97,7 +97,7 @@ func (f *finder) npmPack(ctx context.Context, npm, spec, tmp string) (string, er
 			}
 			return found[0], nil
 		case <-ticker.C:
-			f.progress.bytes("fetching "+spec+" with npm", folderSize(tmp), 0)
+			f.progress.bytes("fetching "+spec+" with npm", folderSize(cache), 0)
 		}
 	}
 }
@@ -158,7 +158,7 @@ func (f *finder) download(ctx context.Context, registry string, pkg libraryPacka
 	}
 	defer body.Close() //nolint:errcheck // a reader
 	archive = filepath.Join(tmp, "package.tgz")
-	file, err := os.OpenFile(archive, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // G304: our temporary folder
+	file, err := os.OpenFile(archive, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", "", fmt.Errorf("writing the package file: %w", err)
 	}
@@ -211,7 +211,7 @@ func checkIntegrity(file, integrity string) error {
 	if !ok {
 		return fmt.Errorf("no sha512 checksum to compare with (%.20q)", integrity)
 	}
-	r, err := os.Open(file) //nolint:gosec // G304: our temporary folder
+	r, err := os.Open(file)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func checkIntegrity(file, integrity string) error {
 // unpack writes the library of the package file to a temporary name, syncs it
 // and renames it into dir.
 func (f *finder) unpack(archive, tmp, dir string) error {
-	r, err := os.Open(archive) //nolint:gosec // G304: our temporary folder
+	r, err := os.Open(archive)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,10 @@ import (
 
 func TestMain(m *testing.M) {
 	RunChildIfAsked()
-	code := m.Run()
+	os.Exit(closeShared(m.Run()))
+}
+
+func closeShared(code int) int {
 	if shared.engine != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		defer cancel()
@@ -28,7 +31,7 @@ func TestMain(m *testing.M) {
 	if shared.dir != "" {
 		_ = os.RemoveAll(shared.dir)
 	}
-	os.Exit(code)
+	return code
 }
 
 // shared is one engine for all tests that do not kill it.

@@ -43,8 +43,8 @@ type conn struct {
 
 // newPool opens the database in dir with the given server options, which only
 // the first connection reads.
-func newPool(api *capi, dir string, max int, options []string) (*pool, error) {
-	p := &pool{api: api, args: []string{"--path=" + dir, "--async_insert=0"}, slots: make(chan struct{}, max)}
+func newPool(api *capi, dir string, size int, options []string) (*pool, error) {
+	p := &pool{api: api, args: []string{"--path=" + dir, "--async_insert=0"}, slots: make(chan struct{}, size)}
 	raw, err := api.open(append(append([]string{}, p.args...), options...))
 	if err != nil {
 		return nil, err

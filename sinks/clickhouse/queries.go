@@ -64,7 +64,7 @@ func (c *Client) LandedProof(ctx context.Context) ([]Proof, error) {
 		if err := p.Incarnation.UnmarshalText([]byte(incarnation)); err != nil {
 			return nil, fmt.Errorf("reading the proof: %w", err)
 		}
-		p.Partition, p.Start, p.End = int32(partition), int64(start), int64(end) //nolint:gosec // G115: as inserted
+		p.Partition, p.Start, p.End = int32(partition), int64(start), int64(end)
 		all = append(all, p)
 	}
 	if err := rs.Err(); err != nil {

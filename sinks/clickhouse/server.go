@@ -252,14 +252,14 @@ func (s *server) killWhenGone(q *request) (stop func()) {
 }
 
 // insert streams the data of an INSERT into the engine and acknowledges it.
-func (s *server) insert(q *request, c *conn, st statement, data io.Reader) (keep bool, err error) {
-	format := st.format
+func (s *server) insert(q *request, c *conn, insert statement, data io.Reader) (keep bool, err error) {
+	format := insert.format
 	if format == "" {
 		if format = q.values.Get("default_format"); format == "" {
 			format = "Values"
 		}
 	}
-	stream, err := c.insert(st.head, format, q.params)
+	stream, err := c.insert(insert.head, format, q.params)
 	if err != nil {
 		return true, err
 	}
@@ -278,11 +278,11 @@ func (s *server) insert(q *request, c *conn, st statement, data io.Reader) (keep
 			break
 		}
 	}
-	stats, err := stream.done()
+	st, err := stream.done()
 	if err != nil {
 		return true, err
 	}
-	q.w.header(q, format, stats)
+	q.w.header(q, format, st)
 	return true, nil
 }
 
@@ -296,8 +296,11 @@ func (s *server) answer(q *request, c *conn, st statement) error {
 	selects := st.verb == "SELECT" || st.verb == "WITH" || st.verb == "("
 	streaming := selects && !st.totals && streamable[strings.ToLower(format)] && q.values.Get("wait_end_of_query") != "1"
 	result := c.start(st.head, format, q.params, streaming)
+	if result == nil {
+		return exceptionf(codeLogical, "LOGICAL_ERROR", "the engine returned no result")
+	}
+	defer c.api.destroyResult(result)
 	if !streaming {
-		defer c.api.destroyResult(result)
 		if msg := c.api.resultError(result); msg != "" {
 			return parseException(msg)
 		}
@@ -305,12 +308,14 @@ func (s *server) answer(q *request, c *conn, st statement) error {
 		_, err := q.w.Write(c.api.bytes(result))
 		return err
 	}
-	defer c.api.destroyResult(result)
 	if msg := c.api.resultError(result); msg != "" {
 		return parseException(msg)
 	}
 	for first := true; ; first = false {
 		chunk := c.api.fetch(c.h, result)
+		if chunk == nil {
+			return exceptionf(codeLogical, "LOGICAL_ERROR", "the engine returned no piece of the result")
+		}
 		more, err := s.writeChunk(q, c, chunk, format, first)
 		c.api.destroyResult(chunk)
 		if err != nil {

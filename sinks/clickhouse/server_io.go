@@ -185,7 +185,7 @@ func readFull(r io.Reader, buf []byte) (n int, end bool, err error) {
 	for n < len(buf) {
 		k, err := r.Read(buf[n:])
 		n += k
-		if err == io.EOF { //nolint:errorlint // the Reader contract: EOF itself
+		if err == io.EOF {
 			return n, true, nil
 		}
 		if err != nil {

@@ -196,20 +196,20 @@ func TestHTTPInterface(t *testing.T) {
 		if a := call(t, "POST", e.URL(), strings.NewReader("SELECT 1"), "Origin", "http://example.org"); a.status != 403 {
 			t.Errorf("status %d", a.status)
 		}
-		req, _ := http.NewRequestWithContext(t.Context(), "POST", e.URL(), strings.NewReader("SELECT 1"))
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, e.URL(), strings.NewReader("SELECT 1"))
 		req.Host = "rebound.example.org"
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode != 403 {
+		if resp.StatusCode != http.StatusForbidden {
 			t.Errorf("status %d", resp.StatusCode)
 		}
 	})
 	t.Run("a client that hangs up cancels its query", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		req, _ := http.NewRequestWithContext(ctx, "POST", address(e, "query_id", "endless"), strings.NewReader("SELECT count() FROM numbers(1000000000000)"))
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, address(e, "query_id", "endless"), strings.NewReader("SELECT count() FROM numbers(1000000000000)"))
 		failed := make(chan error, 1)
 		go func() {
 			resp, err := http.DefaultClient.Do(req)

@@ -79,8 +79,7 @@ func parseStatement(sql string) statement {
 			first = t
 			st.verb = t.word
 		}
-		isInsert := first.word == "INSERT"
-		if t.depth == 0 && isInsert && n > 1 {
+		if t.depth == 0 && first.word == "INSERT" && n > 1 {
 			switch {
 			case prev.word == "FORMAT" && !prev.quoted && prev.start == fmtTok.start && fmtTok.word != "" && t.name():
 				st.insert, st.format, st.head = true, sql[t.start:t.end], sql[:fmtTok.start]
@@ -91,10 +90,8 @@ func parseStatement(sql string) statement {
 				st.data = t.end
 				return st
 			case (t.word == "SELECT" || t.word == "WITH" || t.word == "WATCH") && n > 3:
-				isInsert = false
 				first.word = "INSERT SELECT"
 			case t.word == "FROM" && n > 3: // FROM INFILE
-				isInsert = false
 				first.word = "INSERT FROM"
 			}
 		}

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -80,15 +81,34 @@ func newRows(table string) rows {
 // and landed not at all.
 func daily(table string) bool { return table == tableTicks || table == tableQuotes }
 
-// partitionOf returns the table partition that a row of that time (Unix ns)
-// belongs to: yyyymmdd or yyyymm, as toYYYYMMDD and toYYYYMM have it.
-func partitionOf(table string, ns int64) int {
-	t := time.Unix(0, ns).UTC()
-	if daily(table) {
-		return (t.Year()*100+int(t.Month()))*100 + t.Day()
-	}
-	return t.Year()*100 + int(t.Month())
+// span is a table partition, yyyymmdd or yyyymm as toYYYYMMDD and toYYYYMM have
+// it, with the times that belong to it: Unix ns, the end excluded.
+type span struct {
+	partition int
+	from, to  int64
 }
+
+// spanOf returns the table partition that a row of that time belongs to.
+func spanOf(table string, ns int64) span {
+	t := time.Unix(0, ns).UTC()
+	y, m, d := t.Date()
+	s := span{partition: y*100 + int(m)}
+	from, to := time.Date(y, m, 1, 0, 0, 0, 0, time.UTC), time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
+	if daily(table) {
+		s.partition = s.partition*100 + d
+		from, to = time.Date(y, m, d, 0, 0, 0, 0, time.UTC), time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC)
+	}
+	// At the ends of what 64 bits hold, in 1677 and 2262, the bounds wrap around.
+	if s.from = from.UnixNano(); s.from > ns {
+		s.from = math.MinInt64
+	}
+	if s.to = to.UnixNano(); s.to <= ns {
+		s.to = math.MaxInt64
+	}
+	return s
+}
+
+func (s *span) holds(ns int64) bool { return ns >= s.from && (ns < s.to || s.to == math.MaxInt64) }
 
 // place says where a record lies; every row carries it.
 type place struct {
@@ -106,9 +126,12 @@ type lineage struct {
 	offset      proto.ColUInt64
 }
 
-//nolint:gosec // G115: partitions and offsets count from 0
 func (c *lineage) add(p *place) {
-	c.topic.add(p.topic)
+	if c.topic.Rows() == 0 {
+		c.topic.add(p.topic)
+	} else { // a batch is of one topic
+		c.topic.repeat()
+	}
 	c.incarnation.add(p.incarnation)
 	c.partition = append(c.partition, uint32(p.partition))
 	c.offset = append(c.offset, uint64(p.offset))
@@ -120,6 +143,31 @@ func (c *lineage) with(cols ...named) []named {
 	return append(cols, named{"topic", &c.topic}, named{"incarnation", &c.incarnation}, named{"kafka_partition", &c.partition}, named{"kafka_offset", &c.offset})
 }
 
+// instrument is the columns of a record's key, venue|symbol.
+type instrument struct {
+	venue, symbol lowCard
+	// known are the dictionaries' places by key, so that a row costs one look-up.
+	known map[string][2]uint32
+}
+
+func (c *instrument) add(key []byte) {
+	if len(c.venue.keys) == 0 { // after a reset
+		clear(c.known)
+	}
+	if at, ok := c.known[string(key)]; ok {
+		c.venue.keys = append(c.venue.keys, at[0])
+		c.symbol.keys = append(c.symbol.keys, at[1])
+		return
+	}
+	if c.known == nil {
+		c.known = make(map[string][2]uint32)
+	}
+	venue, symbol := event.SplitKey(key)
+	c.venue.add(string(venue))
+	c.symbol.add(string(symbol))
+	c.known[string(key)] = [2]uint32{c.venue.last, c.symbol.last}
+}
+
 // source is the columns of the lineage that a derived event carries.
 type source struct {
 	topic     lowCard
@@ -128,7 +176,6 @@ type source struct {
 	k         proto.ColUInt32
 }
 
-//nolint:gosec // G115: partitions and offsets count from 0
 func (c *source) add(l event.Lineage) {
 	c.topic.add(l.Topic)
 	c.partition = append(c.partition, uint32(max(0, l.Partition)))
@@ -212,29 +259,29 @@ func orElse(a, b int64) int64 {
 func addRow(r rows, p *place, key []byte, m event.Message) error {
 	switch m := m.(type) {
 	case *event.Trade:
-		r.(*tickRows).add(p, key, m) //nolint:forcetypeassert,errcheck // newRows of the same table
+		r.(*tickRows).add(p, key, m)
 	case *event.Quote:
-		r.(*quoteRows).add(p, key, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*quoteRows).add(p, key, m)
 	case *event.Coverage:
-		r.(*coverageRows).add(p, key, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*coverageRows).add(p, key, m)
 	case *event.Signal:
-		r.(*signalRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*signalRows).add(p, m)
 	case *event.ModelCall:
-		r.(*journalRows).addCall(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*journalRows).addCall(p, m)
 	case *event.Verdict:
 		return r.(*journalRows).addVerdict(p, m) //nolint:forcetypeassert // as above
 	case *event.Decision:
-		r.(*decisionRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*decisionRows).add(p, m)
 	case *event.OrderEvent:
-		r.(*orderRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*orderRows).add(p, m)
 	case *event.Fill:
-		r.(*fillRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*fillRows).add(p, m)
 	case *event.Position:
-		r.(*positionRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*positionRows).add(p, m)
 	case *event.Control:
-		r.(*controlRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*controlRows).add(p, m)
 	case *event.Dead:
-		r.(*deadRows).add(p, m) //nolint:forcetypeassert,errcheck // as above
+		r.(*deadRows).add(p, m)
 	default:
 		return fmt.Errorf("finding a table for %T: there is none", m)
 	}

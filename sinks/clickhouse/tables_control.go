@@ -104,7 +104,6 @@ func (r *landedRows) columns() []named {
 	}
 }
 
-//nolint:gosec // G115: partitions and offsets count from 0
 func (r *landedRows) add(l *Landed) {
 	r.topic.add(l.Topic)
 	r.incarnation.add(l.Incarnation)

@@ -9,7 +9,7 @@ import (
 // tickRows are rows of ticks.
 type tickRows struct {
 	lineage
-	venue, symbol             lowCard
+	instrument
 	channel                   enums[event.Channel]
 	eventTime, recvTime       times
 	publishTime               nullTimes
@@ -35,9 +35,7 @@ func (r *tickRows) columns() []named {
 }
 
 func (r *tickRows) add(p *place, key []byte, t *event.Trade) {
-	venue, symbol := event.SplitKey(key)
-	r.venue.addBytes(venue)
-	r.symbol.addBytes(symbol)
+	r.instrument.add(key)
 	r.channel.add(t.Channel)
 	r.eventTime.Append(orElse(t.EventTime, t.RecvTime))
 	r.recvTime.Append(t.RecvTime)
@@ -59,7 +57,7 @@ func (r *tickRows) add(p *place, key []byte, t *event.Trade) {
 // quoteRows are rows of quotes.
 type quoteRows struct {
 	lineage
-	venue, symbol       lowCard
+	instrument
 	channel             enums[event.Channel]
 	eventTime, recvTime times
 	publishTime         nullTimes
@@ -80,9 +78,7 @@ func (r *quoteRows) columns() []named {
 }
 
 func (r *quoteRows) add(p *place, key []byte, q *event.Quote) {
-	venue, symbol := event.SplitKey(key)
-	r.venue.addBytes(venue)
-	r.symbol.addBytes(symbol)
+	r.instrument.add(key)
 	r.channel.add(q.Channel)
 	r.eventTime.Append(orElse(q.EventTime, q.RecvTime))
 	r.recvTime.Append(q.RecvTime)
@@ -101,7 +97,7 @@ func (r *quoteRows) add(p *place, key []byte, q *event.Quote) {
 // coverageRows are rows of coverage.
 type coverageRows struct {
 	lineage
-	venue, symbol    lowCard
+	instrument
 	channel          enums[event.Channel]
 	kind             enums[event.CoverageKind]
 	contiguous       proto.ColBool
@@ -121,9 +117,7 @@ func (r *coverageRows) columns() []named {
 }
 
 func (r *coverageRows) add(p *place, key []byte, c *event.Coverage) {
-	venue, symbol := event.SplitKey(key)
-	r.venue.addBytes(venue)
-	r.symbol.addBytes(symbol)
+	r.instrument.add(key)
 	r.channel.add(c.Channel)
 	r.kind.add(c.Kind)
 	r.contiguous.Append(c.Contiguous)

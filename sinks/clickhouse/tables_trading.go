@@ -114,7 +114,7 @@ func (r *journalRows) columns() []named {
 
 // common appends what both kinds have, and leaves the rest to the caller.
 func (r *journalRows) common(p *place, kind journalKind, c *event.ModelCall, v *event.Verdict, decision []byte) {
-	r.kind.Append(int8(kind)) //nolint:gosec // G115: 1 or 2
+	r.kind.Append(int8(kind))
 	r.id.add(c.ID)
 	r.decisionID.add(c.DecisionID)
 	r.signalID.add(c.SignalID)
@@ -209,7 +209,7 @@ func (r *decisionRows) add(p *place, d *event.Decision) {
 	r.action.add(d.Action)
 	r.reason.add(d.Reason)
 	r.rationale.add(d.Rationale)
-	r.conviction.Append(uint8(min(d.Conviction, 255))) //nolint:gosec // G115: bounded
+	r.conviction.Append(uint8(min(d.Conviction, 255)))
 	r.side.add(d.Side)
 	r.qty.add(d.Qty)
 	r.typ.add(d.Type)
