@@ -27,7 +27,7 @@ type server struct {
 	got []string // messages of the clients
 }
 
-func serveVenue(t *testing.T, script func(n int, ws *websocket.Conn)) *server {
+func serveVenue(t testing.TB, script func(n int, ws *websocket.Conn)) *server {
 	t.Helper()
 	s := &server{}
 	up := websocket.Upgrader{Subprotocols: []string{replayProtocol}}
