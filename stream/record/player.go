@@ -670,7 +670,7 @@ const (
 // message writes a frame with its time.
 func (c *pconn) message(t int64, frame []byte, flush bool) error {
 	var head [8]byte
-	binary.BigEndian.PutUint64(head[:], uint64(t)) //nolint:gosec // kept bit for bit
+	binary.BigEndian.PutUint64(head[:], uint64(t))
 	return c.put(opBinary, head[:], frame, flush)
 }
 
@@ -684,7 +684,7 @@ func (c *pconn) put(op byte, head, body []byte, flush bool) error {
 	case n < 1<<16:
 		h = binary.BigEndian.AppendUint16(append(h, 126), uint16(n))
 	default:
-		h = binary.BigEndian.AppendUint64(append(h, 127), uint64(n)) //nolint:gosec // a length
+		h = binary.BigEndian.AppendUint64(append(h, 127), uint64(n))
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()

@@ -227,7 +227,7 @@ func TestRecorder(t *testing.T) {
 			_ = f.Close()
 		}
 	}
-	f, err := os.Open(path) //nolint:gosec // a test file
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func client(t testing.TB, url, subscribe string, pause time.Duration) ([]frame, 
 		if kind != websocket.BinaryMessage || len(msg) < 8 {
 			return got, fmt.Errorf("message of kind %d with %d bytes", kind, len(msg))
 		}
-		got = append(got, frame{int64(binary.BigEndian.Uint64(msg)), string(msg[8:])}) //nolint:gosec // bit for bit
+		got = append(got, frame{int64(binary.BigEndian.Uint64(msg)), string(msg[8:])})
 		if pause > 0 {
 			time.Sleep(pause)
 		}
@@ -297,7 +297,7 @@ func client(t testing.TB, url, subscribe string, pause time.Duration) ([]frame, 
 // received reads the frames of a recording in the simplest way, to compare.
 func received(t testing.TB, path string) []frame {
 	t.Helper()
-	b, err := os.ReadFile(path) //nolint:gosec // a test file
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ type Recorder struct {
 // NewRecorder appends to the file at path, which it creates if needed. What a
 // killed recorder left half-written stays a line of its own.
 func NewRecorder(path string) (*Recorder, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // the caller's path
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the recording: %w", err)
 	}
@@ -61,11 +61,11 @@ func (r *Recorder) Response(url string, t int64, body []byte) error {
 func (r *Recorder) put(url string, mark []byte, t int64, data []byte, hasData bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := append(r.buf[:0], url...)
-	b = append(b, mark...)
-	b = appendSeconds(b, t)
+	r.buf = append(r.buf[:0], url...)
+	r.buf = append(r.buf, mark...)
+	r.buf = appendSeconds(r.buf, t)
 	if hasData {
-		b = append(b, markData...)
+		r.buf = append(r.buf, markData...)
 		if bytes.ContainsAny(data, "\r\n") {
 			// Inside JSON a line break can only stand between tokens.
 			var flat bytes.Buffer
@@ -74,9 +74,9 @@ func (r *Recorder) put(url string, mark []byte, t int64, data []byte, hasData bo
 			}
 			data = flat.Bytes()
 		}
-		b = append(b, data...)
+		r.buf = append(r.buf, data...)
 	}
-	r.buf = append(b, '\n')
+	r.buf = append(r.buf, '\n')
 	if _, err := r.w.Write(r.buf); err != nil {
 		return fmt.Errorf("recording a frame: %w", err)
 	}

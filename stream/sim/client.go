@@ -284,10 +284,10 @@ func (c *client) stage(head string, payload []byte) {
 	}
 	c.stagedFrames++
 	if c.combined && head != "" {
-		b := appendFrameHeader(c.staged, opText, len(head)+len(payload)+1)
-		b = append(b, head...)
-		b = append(b, payload...)
-		c.staged = append(b, '}')
+		c.staged = appendFrameHeader(c.staged, opText, len(head)+len(payload)+1)
+		c.staged = append(c.staged, head...)
+		c.staged = append(c.staged, payload...)
+		c.staged = append(c.staged, '}')
 		return
 	}
 	c.staged = append(appendFrameHeader(c.staged, opText, len(payload)), payload...)

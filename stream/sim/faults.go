@@ -39,7 +39,7 @@ func (k FaultKind) MarshalText() ([]byte, error) { return []byte(k.String()), ni
 func (k *FaultKind) UnmarshalText(text []byte) error {
 	for i, n := range faultNames {
 		if i > 0 && n == string(text) {
-			*k = FaultKind(i) //nolint:gosec // an index of a short array
+			*k = FaultKind(i)
 			return nil
 		}
 	}

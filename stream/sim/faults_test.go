@@ -143,7 +143,7 @@ func TestGarbageAndShutdown(t *testing.T) {
 	s := start(t, nil)
 	c := dial(t, s.BinanceURL()+"/stream?streams=btcusdt@trade")
 	c.trade()
-	resp, err := http.Post("http://"+s.Addr()+"/faults?kind=garbage&venue=binance", "", nil) //nolint:noctx // a test server
+	resp, err := http.Post("http://"+s.Addr()+"/faults?kind=garbage&venue=binance", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestGarbageAndShutdown(t *testing.T) {
 func TestFaultRequests(t *testing.T) {
 	s := start(t, nil)
 	for _, q := range []string{"kind=earthquake", "kind=drop&venue=kraken", "kind=drop&duration=soon", "kind=drop&duration=-1s", ""} {
-		resp, err := http.Post("http://"+s.Addr()+"/faults?"+q, "", nil) //nolint:gosec,noctx // a test server
+		resp, err := http.Post("http://"+s.Addr()+"/faults?"+q, "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

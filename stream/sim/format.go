@@ -103,7 +103,7 @@ func appendFrameHeader(dst []byte, op byte, n int) []byte {
 	case n < 1<<16:
 		return append(dst, 126, byte(n>>8), byte(n))
 	default:
-		u := uint64(n) //nolint:gosec // a length is not negative
+		u := uint64(n)
 		return append(dst, 127, byte(u>>56), byte(u>>48), byte(u>>40), byte(u>>32), byte(u>>24), byte(u>>16), byte(u>>8), byte(u))
 	}
 }

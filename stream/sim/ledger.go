@@ -56,7 +56,7 @@ type LedgerTrade struct {
 func ReadLedger(dir string, fn func(LedgerTrade) error) error {
 	found := false
 	for _, name := range []string{olderName, ledgerName} {
-		f, err := os.Open(filepath.Join(dir, name)) //nolint:gosec // the folder is the caller's
+		f, err := os.Open(filepath.Join(dir, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -227,10 +227,10 @@ func openLedger(dir string, maxBytes int64) (*ledger, map[string]ledgerState, er
 	}
 	l := &ledger{dir: dir, maxBytes: maxBytes}
 	var err error
-	if l.lock, err = os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil { //nolint:gosec // configured folder
+	if l.lock, err = os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("opening the ledger's lock: %w", err)
 	}
-	if err = unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits an int
+	if err = unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = l.lock.Close()
 		return nil, nil, fmt.Errorf("locking the ledger in %s: another simulator writes it: %w", dir, err)
 	}
@@ -244,7 +244,7 @@ func openLedger(dir string, maxBytes int64) (*ledger, map[string]ledgerState, er
 
 func (l *ledger) open() (map[string]ledgerState, error) {
 	path := filepath.Join(l.dir, ledgerName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // configured folder
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
@@ -283,7 +283,7 @@ func (l *ledger) open() (map[string]ledgerState, error) {
 
 func olderStates(dir string) (map[string]ledgerState, error) {
 	path := filepath.Join(dir, olderName)
-	f, err := os.Open(path) //nolint:gosec // configured folder
+	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return map[string]ledgerState{}, nil
 	}
@@ -377,7 +377,7 @@ func forward(b []byte, at int64) (map[string]ledgerState, error) {
 				return nil, fmt.Errorf("byte %d: %w", at, err)
 			}
 			states[s.venue+"|"+s.name] = s
-		case line == nil || len(line) == 0 || line[0] == '#':
+		case len(line) == 0 || line[0] == '#':
 		default:
 			t, err := parseTrade(line, names)
 			if err != nil {
@@ -443,7 +443,7 @@ func (l *ledger) turn() error {
 	if err := os.Rename(path, filepath.Join(l.dir, olderName)); err != nil {
 		return fmt.Errorf("turning the ledger: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // configured folder
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("turning the ledger: %w", err)
 	}

@@ -138,7 +138,7 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	var heard, last uint64
 	for round := range 3 {
-		cmd := exec.Command(os.Args[0]) //nolint:gosec // this test binary
+		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childVar+"="+dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -262,7 +262,7 @@ func openAndClose(dir string) (*ledger, map[string]ledgerState, error) {
 
 func lastID(t *testing.T, path string) uint64 {
 	t.Helper()
-	b, err := os.ReadFile(path) //nolint:gosec // a test file
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

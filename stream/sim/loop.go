@@ -328,7 +328,7 @@ func (s *Sim) restore(y *symbol, st ledgerState, found bool) error {
 		y.updates = 2e10 + mix(y.hash)%7e10
 		if s.ledger == nil {
 			// Nothing remembers the last ids: the clock keeps them from coming twice.
-			y.next = uint64(s.env.Clock.Now().UnixMicro()) //nolint:gosec // after 1970
+			y.next = uint64(s.env.Clock.Now().UnixMicro())
 			y.updates = y.next * 4
 		}
 	}

@@ -120,7 +120,7 @@ func newShape(sp *spec, seed, from uint64, last int64) shape {
 	h := shape{
 		// The seed fixes the shape; from, the first id to come, keeps a
 		// restarted market from repeating its last tape.
-		rng:   rand.New(rand.NewPCG(seed, hash64(sp.venue, sp.name)^mix(from))), //nolint:gosec // a made-up market, no secret
+		rng:   rand.New(rand.NewPCG(seed, hash64(sp.venue, sp.name)^mix(from))),
 		level: sp.level,
 	}
 	if last > 0 {

@@ -181,7 +181,7 @@ func (s *Sim) known(y *symbol, from uint64, limit int) []trade {
 		return nil
 	}
 	oldest := max(y.first, y.next-min(y.next, recentTrades))
-	n := uint64(limit) //nolint:gosec // limitOf returns 1 to 1000
+	n := uint64(limit)
 	if from == 0 {
 		from = y.next - min(n, y.next-oldest)
 	}

@@ -55,7 +55,7 @@ type Sim struct {
 	env     component.Env
 	log     *slog.Logger
 	metrics *metrics
-	ctx     context.Context //nolint:containedctx // ends the goroutines that Start began
+	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	http    *http.Server
@@ -232,7 +232,7 @@ func (s *Sim) leave(c *client) {
 	s.mu.Lock()
 	for _, y := range c.venue.order {
 		for ch := range y.subs {
-			if y.unsubscribe(c, channel(ch)) { //nolint:gosec // six channels
+			if y.unsubscribe(c, channel(ch)) {
 				y.lost = now
 			}
 		}
@@ -303,8 +303,7 @@ func (s *Sim) Pause(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(ctx, reconnectGrace)
 	defer cancel()
 	if err := poll(grace, s.heard); err != nil && ctx.Err() != nil {
-		s.halt()
-		return fmt.Errorf("pausing the simulator: waiting for clients to come back: %w", ctx.Err())
+		return errors.Join(fmt.Errorf("pausing the simulator: waiting for clients to come back: %w", ctx.Err()), s.halt())
 	}
 	if err := s.halt(); err != nil {
 		s.fail(err)

@@ -144,7 +144,7 @@ func TestBinanceStreamsAgree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return uint64(n) //nolint:gosec // a price
+		return uint64(n)
 	}
 	inGroup := uint64(0)
 	for range 6000 {
@@ -426,7 +426,7 @@ func TestREST(t *testing.T) {
 	s := start(t, func(c *Config) { c.Rate = 3000 })
 	get := func(url string, want int) string {
 		t.Helper()
-		resp, err := http.Get(url) //nolint:gosec,noctx // a test server
+		resp, err := http.Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -515,7 +515,7 @@ func TestFormat(t *testing.T) {
 	}
 	// Aggregates and their groups follow from trade ids without holes.
 	var aggs []uint64
-	for id := uint64(64); id < 80; id += uint64(groupLeft(id)) { //nolint:gosec // 1 to 3
+	for id := uint64(64); id < 80; id += uint64(groupLeft(id)) {
 		aggs = append(aggs, aggID(id))
 	}
 	if !slices.Equal(aggs, []uint64{40, 41, 42, 43, 44, 45, 46, 47, 48, 49}) {
