@@ -308,9 +308,14 @@ func TestPauseDeadline(t *testing.T) {
 // not notice.
 func TestSlowClient(t *testing.T) {
 	s := start(t, func(c *Config) {
-		c.Rate, c.QueueBytes, c.Ledger = 100_000, 256<<10, false
+		c.Rate, c.QueueBytes, c.Ledger = 60_000, 2<<20, false
 	})
-	dial(t, s.BinanceURL()+"/ws/btcusdt@trade/ethusdt@trade/solusdt@trade") // never reads
+	// Nine streams that nobody reads, beside one that is read: ten times the bytes.
+	var streams []string
+	for _, sym := range []string{"btcusdt", "ethusdt", "solusdt"} {
+		streams = append(streams, sym+"@trade", sym+"@aggTrade", sym+"@bookTicker")
+	}
+	dial(t, s.BinanceURL()+"/ws/"+strings.Join(streams, "/"))
 	good := dial(t, s.BinanceURL()+"/ws/btcusdt@trade")
 	last := good.trade()
 	for s.Stats().SlowClients == 0 {
