@@ -136,22 +136,53 @@ func (e *engine) connectKafka(ctx context.Context) error {
 // embeddedKafka returns the address of the folder's broker, which another
 // process may already run.
 func (e *engine) embeddedKafka(ctx context.Context) (string, error) {
-	if a, ok := e.folder.Owner("kafka"); ok {
+	if e.broker != nil {
+		return e.broker.Addr(), nil
+	}
+	return e.ownOrJoin(ctx, "kafka", func() (string, error) {
+		if err := e.startKafka(ctx); err != nil {
+			return "", err
+		}
+		return e.broker.Addr(), nil
+	})
+}
+
+// ownOrJoin returns the address of a part's owner: another process that runs, or
+// is just starting, the part, or else this one, which starts it.
+func (e *engine) ownOrJoin(ctx context.Context, part string, start func() (string, error)) (string, error) {
+	if a, ok := e.folder.Owner(part); ok {
 		return a.Addr, nil
 	}
-	if err := e.startKafka(ctx); err != nil {
-		return "", err
+	addr, err := start()
+	var held *folder.HeldError
+	if errors.As(err, &held) {
+		if a, ok := e.folder.AwaitOwner(ctx, part, ownerPatience); ok {
+			return a.Addr, nil
+		}
 	}
-	return e.broker.Addr(), nil
+	return addr, err
+}
+
+// ownerPatience is how long the owner of an embedded server may take to start.
+const ownerPatience = 15 * time.Second
+
+// own takes a part of the folder for as long as the engine lives.
+func (e *engine) own(part string) error {
+	lock, err := e.folder.Own(part)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.locks = append(e.locks, lock)
+	return nil
 }
 
 // startKafka starts the folder's broker in this process.
 func (e *engine) startKafka(ctx context.Context) error {
-	lock, err := e.folder.Lock("kafka")
-	if err != nil {
+	if err := e.own("kafka"); err != nil {
 		return err
 	}
-	e.locks = append(e.locks, lock)
 	addr, err := freeAddr(e.cfg.Embedded.Kafka, "127.0.0.1:9292")
 	if err != nil {
 		return err
@@ -181,17 +212,19 @@ func (e *engine) connectStore(ctx context.Context) error {
 }
 
 func (e *engine) embeddedStore(ctx context.Context) (string, error) {
-	if a, ok := e.folder.Owner("clickhouse"); ok {
-		return a.Addr, nil
-	}
-	if err := e.startStore(ctx); err != nil {
-		return "", err
-	}
-	return e.server.URL(), nil
+	return e.ownOrJoin(ctx, "clickhouse", func() (string, error) {
+		if err := e.startStore(ctx); err != nil {
+			return "", err
+		}
+		return e.server.URL(), nil
+	})
 }
 
 // startStore starts the folder's engine as a child of this process.
 func (e *engine) startStore(ctx context.Context) error {
+	if err := e.own("clickhouse"); err != nil {
+		return err
+	}
 	var err error
 	e.server, err = clickhouse.StartEngine(ctx, clickhouse.EngineConfig{Dir: e.folder.ClickHouse(), Addr: e.cfg.Embedded.ClickHouse, Progress: e.progress}, e.env)
 	if err != nil {

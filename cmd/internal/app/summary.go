@@ -237,11 +237,11 @@ func (s *summary) text(w io.Writer) {
 	row("signals", "%s%s", thousands(s.Signals), list(s.Indicators))
 	row("decisions", "%s%s", thousands(s.Decisions), list(s.Actions))
 	if len(s.Abstained) > 0 {
-		row("", "abstained:%s", list(s.Abstained))
+		row("", "abstained%s", list(s.Abstained))
 	}
 	row("orders", "%s%s", thousands(s.Orders), list(s.States))
 	if len(s.Rejections) > 0 {
-		row("", "rejected by limits:%s", list(s.Rejections))
+		row("", "rejected by limits%s", list(s.Rejections))
 	}
 	row("fills", "%s%s; %d orders filled in part first", thousands(s.Fills), list(s.Sides), s.Partial)
 	for _, k := range keys(s.Position) {

@@ -7,6 +7,7 @@ package folder
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Folder is an opened data folder.
@@ -87,9 +89,17 @@ func (f *Folder) Run() string { return filepath.Join(f.root, "run") }
 // named human lifts.
 var parts = []string{"kafka", "clickhouse", "paper", "sim", "spill", "feed"}
 
-// Clear removes all data; the caller holds the lock of the whole folder. The
-// halt file stays: beginning anew is no resume.
+// Clear removes all data; the caller holds the lock of the whole folder. A part
+// that another process owns is a *HeldError. The halt file stays: beginning anew
+// is no resume.
 func (f *Folder) Clear() error {
+	for _, p := range []string{"kafka", "clickhouse"} {
+		lock, err := f.Own(p)
+		if err != nil {
+			return fmt.Errorf("clearing data folder: %w", err)
+		}
+		defer lock.Unlock()
+	}
 	for _, p := range parts {
 		if err := os.RemoveAll(filepath.Join(f.root, p)); err != nil {
 			return fmt.Errorf("clearing data folder: %w", err)
@@ -145,6 +155,24 @@ func (f *Folder) Lock(part string) (*Lock, error) {
 	return &Lock{file: file}, nil
 }
 
+// Own takes a part for good: its lock, with what a dead owner announced removed.
+func (f *Folder) Own(part string) (*Lock, error) {
+	lock, err := f.Lock(part)
+	var held *HeldError
+	for try := 0; errors.As(err, &held) && try < 5; try++ {
+		time.Sleep(20 * time.Millisecond) // somebody may only have looked (Owner)
+		lock, err = f.Lock(part)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(filepath.Join(f.Run(), part+".json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		lock.Unlock()
+		return nil, fmt.Errorf("taking %s over: %w", part, err)
+	}
+	return lock, nil
+}
+
 // Unlock releases the part.
 func (l *Lock) Unlock() { closeQuietly(l.file) }
 
@@ -193,22 +221,41 @@ func (f *Folder) Announce(part, addr string) error {
 func (f *Folder) Withdraw(part string) {
 	if a, ok := f.Owner(part); ok && a.PID == os.Getpid() {
 		if err := os.Remove(filepath.Join(f.Run(), part+".json")); err != nil {
-			return // a stale one is recognised by its dead process
+			return // a stale one is recognised by the lock that nobody holds
 		}
 	}
 }
 
-// Owner returns the announcement of a part's live owner.
+// AwaitOwner waits for the announcement of a part that another process is
+// starting; false when none comes within the time, or ctx ends.
+func (f *Folder) AwaitOwner(ctx context.Context, part string, patience time.Duration) (Announcement, bool) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if a, ok := f.Owner(part); ok {
+			return a, true
+		}
+		select {
+		case <-ctx.Done():
+			return Announcement{}, false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Owner returns the announcement of a part's live owner: the process that holds
+// the part's lock.
 func (f *Folder) Owner(part string) (Announcement, bool) {
+	if lock, err := f.Lock(part); err == nil {
+		lock.Unlock() // nobody holds it, so what is announced is stale
+		return Announcement{}, false
+	}
 	text, err := os.ReadFile(filepath.Join(f.Run(), part+".json"))
 	if err != nil {
 		return Announcement{}, false
 	}
 	var a Announcement
 	if err := json.Unmarshal(text, &a); err != nil || a.PID <= 0 {
-		return Announcement{}, false
-	}
-	if err := syscall.Kill(a.PID, 0); err != nil && !errors.Is(err, syscall.EPERM) {
 		return Announcement{}, false
 	}
 	return a, true

@@ -5,8 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
+	"time"
 )
 
 func TestMain(m *testing.M) {
@@ -68,7 +68,7 @@ func TestLockNamesItsHolder(t *testing.T) {
 	l.Unlock()
 }
 
-func TestOwnerMustBeAlive(t *testing.T) {
+func TestOwnerMustHoldTheLock(t *testing.T) {
 	f, err := Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -76,19 +76,30 @@ func TestOwnerMustBeAlive(t *testing.T) {
 	if err := f.Announce("kafka", "127.0.0.1:1"); err != nil {
 		t.Fatal(err)
 	}
-	if a, ok := f.Owner("kafka"); !ok || a.Addr != "127.0.0.1:1" || a.PID != os.Getpid() {
-		t.Fatalf("owner is %+v, %v", a, ok)
+	if a, ok := f.Owner("kafka"); ok {
+		t.Fatalf("nobody holds kafka, but its owner is %+v", a)
 	}
-	gone := exec.Command("true")
-	if err := gone.Run(); err != nil {
-		t.Fatal(err)
-	}
-	text := `{"pid":` + strconv.Itoa(gone.Process.Pid) + `,"addr":"127.0.0.1:2"}`
-	if err := os.WriteFile(filepath.Join(f.Run(), "kafka.json"), []byte(text), 0o600); err != nil {
+	l, err := f.Own("kafka")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if a, ok := f.Owner("kafka"); ok {
-		t.Fatalf("a dead process owns kafka: %+v", a)
+		t.Fatalf("a dead owner's announcement was taken for the new one's: %+v", a)
+	}
+	if err := f.Announce("kafka", "127.0.0.1:2"); err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := f.AwaitOwner(t.Context(), "kafka", time.Second); !ok || a.Addr != "127.0.0.1:2" || a.PID != os.Getpid() {
+		t.Fatalf("owner is %+v, %v", a, ok)
+	}
+	var held *HeldError
+	if err := f.Clear(); !errors.As(err, &held) {
+		t.Fatalf("clearing what is in use gave %v", err)
+	}
+	f.Withdraw("kafka")
+	l.Unlock()
+	if _, err := os.Stat(filepath.Join(f.Run(), "kafka.json")); !os.IsNotExist(err) {
+		t.Error("the announcement is still there")
 	}
 }
 
