@@ -3,6 +3,7 @@ package bus
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"math/bits"
 	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -26,34 +27,55 @@ const copyWindow = 65_536
 // identity, nor has what does not decode; they are never copies.
 type copies struct {
 	window  int64
-	ids     idWindow
-	quotes  map[string]*quoteWindow
+	series  map[string]*series
 	scratch []byte
+
+	// numbered holds the trades with a number, others all other identities. What
+	// is above every number of its series cannot be a copy; it is only noted in
+	// pending and gets into numbered when a number comes that is not above.
+	numbered idWindow
+	others   idWindow
+	pending  []idEntry // a ring once it holds window+1
+	oldest   int       // where the ring begins
+	base     int64     // offset that the entries of pending count from
+	seed1    maphash.Seed
+	seed2    maphash.Seed
+}
+
+// series is one channel of one key.
+type series struct {
+	id      uint32
+	highest uint64 // trade number
+	quotes  quoteWindow
 }
 
 // newCopies returns an empty memory; window is copyWindow but in tests.
 func newCopies(window int64) *copies {
 	return &copies{
-		window: window, quotes: make(map[string]*quoteWindow),
-		ids: idWindow{window: window, seed1: maphash.MakeSeed(), seed2: maphash.MakeSeed()},
+		window: window, series: make(map[string]*series), numbered: idWindow{window: window}, others: idWindow{window: window},
+		seed1: maphash.MakeSeed(), seed2: maphash.MakeSeed(),
 	}
 }
 
 // second reports whether the record is a second copy, and remembers it.
 func (c *copies) second(offset int64, key, value []byte) bool {
 	var m marketID
-	switch t := event.TypeOf(value); t {
+	t := event.TypeOf(value)
+	switch t {
 	case event.TypeQuote:
 		if !m.scan(value, 2, 0, 11, 12) {
 			return false
 		}
 		if m.number != 0 {
-			return c.quote(key, m.channel).second(c.window, offset, m.number)
+			return c.seriesOf(key, t, m.channel).quotes.second(c.window, offset, m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeTrade:
 		if !m.scan(value, 2, 3, 11, 12) {
 			return false
+		}
+		if m.numeric() {
+			return c.trade(offset, c.seriesOf(key, t, m.channel), m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeCoverage:
@@ -71,23 +93,61 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 			return false
 		}
 		c.scratch = append(append(c.scratch[:0], byte(t)), id...)
-		return c.ids.second(offset, c.scratch)
+		return c.other(offset)
 	default:
 		return false
 	}
 	c.scratch = m.append(c.scratch, key)
-	return c.ids.second(offset, c.scratch)
+	return c.other(offset)
 }
 
-func (c *copies) quote(key []byte, channel uint64) *quoteWindow {
-	// The channel goes behind the key, which makes one map look-up of it.
-	c.scratch = append(binary.AppendUvarint(append(c.scratch[:0], key...), channel), 0)
-	w := c.quotes[string(c.scratch)]
-	if w == nil {
-		w = &quoteWindow{at: -c.window - 1}
-		c.quotes[string(c.scratch)] = w
+// other judges the identity in scratch by its hash: 95 bits with random seeds,
+// so that a false match has a chance of 2^-79 a record.
+func (c *copies) other(offset int64) bool {
+	h1, h2 := maphash.Bytes(c.seed1, c.scratch)|1, uint32(maphash.Bytes(c.seed2, c.scratch)) //nolint:gosec // a part of the hash
+	return c.others.second(offset, h1, h2)
+}
+
+func (c *copies) trade(offset int64, s *series, number uint64) bool {
+	if number > s.highest {
+		s.highest = number
+		c.note(idEntry{h1: number, h2: s.id, at: uint32(offset)}, offset) //nolint:gosec // the low bits
+		return false
 	}
-	return w
+	for range len(c.pending) {
+		e := c.pending[c.oldest]
+		if c.oldest++; c.oldest == len(c.pending) {
+			c.oldest = 0
+		}
+		// The offset, from its low bits and the newest one's.
+		c.numbered.second(c.base-int64(uint32(c.base)-e.at), e.h1, e.h2) //nolint:gosec // the low bits
+	}
+	c.pending, c.oldest = c.pending[:0], 0
+	return c.numbered.second(offset, number, s.id)
+}
+
+// note keeps an identity for later; what has window others after it is out of
+// the window of everything that may come.
+func (c *copies) note(e idEntry, offset int64) {
+	c.base = offset
+	if int64(len(c.pending)) <= c.window {
+		c.pending = append(c.pending, e)
+		return
+	}
+	c.pending[c.oldest] = e
+	if c.oldest++; c.oldest == len(c.pending) {
+		c.oldest = 0
+	}
+}
+
+func (c *copies) seriesOf(key []byte, t event.Type, channel uint64) *series {
+	c.scratch = binary.AppendUvarint(append(append(c.scratch[:0], byte(t)), key...), channel)
+	s := c.series[string(c.scratch)]
+	if s == nil {
+		s = &series{id: uint32(len(c.series)), quotes: quoteWindow{at: -c.window - 1}} //nolint:gosec // a count
+		c.series[string(c.scratch)] = s
+	}
+	return s
 }
 
 // marketID is what identifies a market data record within its key, the same as
@@ -98,6 +158,25 @@ type marketID struct {
 	number     uint64
 	connection uint64
 	ordinal    uint64
+}
+
+// numeric reports whether the id is a number, also one that is written as text.
+func (m *marketID) numeric() bool {
+	if len(m.text) == 0 {
+		return m.number != 0
+	}
+	if m.text[0] == '0' || len(m.text) > 20 {
+		return false
+	}
+	var n uint64
+	for _, d := range m.text {
+		hi, lo := bits.Mul64(n, 10)
+		if n = lo + uint64(d-'0'); d < '0' || d > '9' || hi != 0 || n < lo {
+			return false
+		}
+	}
+	m.number = n
+	return true
 }
 
 // scan reads the identity's fields, by their numbers (0: has none), and walks
@@ -112,12 +191,14 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 		return false
 	}
 	for len(b) > 0 {
-		num, typ := protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
-		n := 1
+		num, typ, n := protowire.Number(b[0]>>3), protowire.Type(b[0]&7), 1
 		if b[0] >= 0x80 {
 			if num, typ, n = protowire.ConsumeTag(b); n < 0 {
 				return false
 			}
+		}
+		if num == 0 {
+			return false
 		}
 		b = b[n:]
 		switch typ {
@@ -127,16 +208,11 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 			}
 			b = b[8:]
 		case protowire.VarintType:
-			var v uint64
-			if len(b) > 0 && b[0] < 0x80 {
-				v, n = uint64(b[0]), 1
-			} else if v, n = protowire.ConsumeVarint(b); n < 0 {
+			v, n := varint(b)
+			if n <= 0 {
 				return false
 			}
 			b = b[n:]
-			if num == text && text != 0 {
-				return false
-			}
 			switch num {
 			case 1:
 				m.channel = v
@@ -146,19 +222,21 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 				m.connection = uint64(uint32(v)) //nolint:gosec // as the decoder reads it
 			case ordinal:
 				m.ordinal = v
-			}
-		case protowire.BytesType:
-			field, n := protowire.ConsumeBytes(b)
-			if n < 0 {
+			case text:
 				return false
 			}
-			b = b[n:]
+		case protowire.BytesType:
+			v, n := varint(b)
+			if n <= 0 || v > uint64(len(b)-n) {
+				return false
+			}
 			switch num {
 			case text:
-				m.text = field
+				m.text = b[n : n+int(v)] //nolint:gosec // within b
 			case 1, number, connection, ordinal:
 				return false
 			}
+			b = b[n+int(v):] //nolint:gosec // within b
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)
 			if n < 0 {
@@ -168,6 +246,14 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 		}
 	}
 	return true
+}
+
+// varint reads a number; n <= 0 is a malformed one.
+func varint(b []byte) (v uint64, n int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return uint64(b[0]), 1
+	}
+	return binary.Uvarint(b)
 }
 
 // append appends the identity: key and channel, then the id as event's
@@ -244,18 +330,17 @@ func (w *quoteWindow) second(window, offset int64, seq uint64) bool {
 
 // idWindow remembers the identities of the last records: two tables that cover
 // a window of offsets each, the older of which is cleared as a whole when the
-// newer is full. An identity is kept as 95 bits of two hashes with random seeds:
-// a false match has a chance of 2^-79 a record.
+// newer is full.
 type idWindow struct {
-	window       int64
-	seed1, seed2 maphash.Seed
-	now, before  idTable
-	since        int64 // offset at which now began
-	started      bool
+	window      int64
+	now, before idTable
+	since       int64 // offset at which now began
+	started     bool
 }
 
 // second reports whether the identity occurred within the window and notes it.
-func (w *idWindow) second(offset int64, id []byte) bool {
+// Offsets only rise.
+func (w *idWindow) second(offset int64, h1 uint64, h2 uint32) bool {
 	if !w.started {
 		w.since, w.started = offset, true
 	}
@@ -267,8 +352,7 @@ func (w *idWindow) second(offset int64, id []byte) bool {
 		}
 		w.since = offset
 	}
-	h1, h2 := maphash.Bytes(w.seed1, id)|1, uint32(maphash.Bytes(w.seed2, id)) //nolint:gosec // a part of the hash
-	low := uint32(offset)                                                      //nolint:gosec // the low bits tell offsets of a window apart
+	low := uint32(offset) //nolint:gosec // the low bits tell offsets of a window apart
 	old := w.before.find(h1, h2)
 	seen := old != nil && int64(low-old.at) <= w.window
 	e, fresh := w.now.insert(h1, h2)
@@ -276,8 +360,8 @@ func (w *idWindow) second(offset int64, id []byte) bool {
 	return seen || !fresh // everything in now is within the window
 }
 
-// idEntry is one identity and the low bits of its newest offset; h1 0 is an
-// empty entry.
+// idEntry is one identity, a trade's number and series or two hashes, and the
+// low bits of its newest offset; h1 0 is an empty entry.
 type idEntry struct {
 	h1 uint64
 	h2 uint32
@@ -299,8 +383,9 @@ func (t *idTable) clear() {
 // slot returns where the identity is, or the empty entry where it belongs.
 func (t *idTable) slot(h1 uint64, h2 uint32) *idEntry {
 	mask := uint64(len(t.entries) - 1) //nolint:gosec // a length
-	// The low bit of h1 is always set: the bits above choose the place.
-	for i := h1 >> 1 & mask; ; i = (i + 1) & mask {
+	// Numbers follow one another: the multiplication spreads them (2^64 by the
+	// golden ratio), and its high bits choose the place.
+	for i := (h1 ^ uint64(h2)<<40) * 0x9e3779b97f4a7c15 >> 32 & mask; ; i = (i + 1) & mask {
 		if e := &t.entries[i]; e.h1 == 0 || (e.h1 == h1 && e.h2 == h2) {
 			return e
 		}
