@@ -3,14 +3,45 @@ package sinks
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/shirou/gopsutil/v4/process"
 
 	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
+
+// cpu reports the CPU time of this process since its call, an operation: on a
+// machine that others use too, it says more than the wall clock.
+func cpu(b *testing.B) (report func()) {
+	used := func() time.Duration {
+		var r syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	start := used()
+	return func() { b.ReportMetric(float64(used()-start)/float64(b.N), "cpu-ns/op") }
+}
+
+// engineCPU is the CPU time of the engine's process.
+func engineCPU(b *testing.B, e *engine) time.Duration {
+	b.Helper()
+	p, err := process.NewProcess(int32(e.PID())) //nolint:gosec // a process id
+	if err != nil {
+		b.Fatal(err)
+	}
+	t, err := p.Times()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration((t.User + t.System) * float64(time.Second))
+}
 
 // nothing is a store that takes rows and forgets them: what remains is the role.
 type nothing struct{}
@@ -115,6 +146,56 @@ func BenchmarkRole(b *testing.B) {
 	client := benchWorld(b)
 	fillTrades(b, client, b.N)
 	b.ResetTimer()
+	report := cpu(b)
 	benchLand(b, client, nothing{})
+	report()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+}
+
+// BenchmarkClickHouse is the whole way from the log into the production ticks
+// table of the embedded engine, everything on the same machine. An operation is
+// one trade.
+func BenchmarkClickHouse(b *testing.B) {
+	e := startEngine(b, nil)
+	client := benchWorld(b)
+	fillTrades(b, client, b.N)
+	if err := e.client.Prepare(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	engine := engineCPU(b, e)
+	b.ResetTimer()
+	report := cpu(b)
+	benchLand(b, client, ClickHouse(e.client))
+	b.StopTimer()
+	report()
+	b.ReportMetric(float64(engineCPU(b, e)-engine)/float64(b.N), "engine-cpu-ns/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	res, err := e.client.Query(b.Context(), "SELECT count(), uniqExact(event_id) FROM ticks")
+	if err != nil {
+		b.Fatal(err)
+	}
+	if want := fmt.Sprint(b.N); res.Rows[0][0] != want || res.Rows[0][1] != want {
+		b.Errorf("landed %v rows, want %s", res.Rows[0], want)
+	}
+}
+
+// BenchmarkAdd is the client's cost of one tick: decoded, into the columns. What
+// it takes to write the columns out is part of the plug-in's BenchmarkTick.
+func BenchmarkAdd(b *testing.B) {
+	tr := event.Trade{
+		Channel: event.ChannelTrade, TradeID: 4_000_000_000, Price: event.NewDecimal(6_500_012, 2), Qty: event.Some(event.MustDecimal("0.01532")),
+		Aggressor: event.Buy, TimeSource: event.TimeEvent, EventTime: midnight, RecvTime: midnight + 900_000,
+	}
+	value, key := tr.AppendWire(nil), []byte("binance|BTCUSDT")
+	batch := ClickHouse(nil).NewBatch(event.TopicMarket, event.HashStrings("bench"), 1)
+	b.ReportAllocs()
+	defer cpu(b)()
+	for i := 0; b.Loop(); i++ {
+		if i%50_000 == 0 {
+			batch.Reset()
+		}
+		if _, err := batch.Add(int64(i), key, value); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

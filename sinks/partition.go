@@ -140,7 +140,8 @@ func (p *partition) gather(ctx context.Context, src source) error {
 		pending []bus.Record // of the last fetch, not yet in a batch
 		held    int64        // bytes taken for pending
 		ended   bool
-		flush   = time.NewTimer(cfg.FlushInterval)
+		wait    = p.interval()
+		flush   = time.NewTimer(wait)
 	)
 	defer func() { budget.put(held + filling.bytes) }()
 	for {
@@ -157,7 +158,7 @@ func (p *partition) gather(ctx context.Context, src source) error {
 		for held > 0 && !filling.full(cfg) {
 			if filling.records() == 0 {
 				filling.since = time.Now()
-				flush.Reset(cfg.FlushInterval)
+				flush.Reset(wait)
 			}
 			n := cost(pending[:1])
 			if err := p.add(filling, &pending[0]); err != nil {
@@ -171,7 +172,7 @@ func (p *partition) gather(ctx context.Context, src source) error {
 		}
 
 		// Land when it is time, one batch at a time.
-		due := filling.full(cfg) || ended || freed != nil || time.Since(filling.since) >= cfg.FlushInterval
+		due := filling.full(cfg) || ended || freed != nil || time.Since(filling.since) >= wait
 		if due && !inFlight && filling.records() > 0 {
 			b := filling
 			filling, other = other, filling
@@ -213,6 +214,14 @@ func (p *partition) gather(ctx context.Context, src source) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// interval is how long the first record of a batch waits.
+func (p *partition) interval() time.Duration {
+	if p.topic == event.TopicMarket {
+		return p.role.cfg.FlushInterval
+	}
+	return p.role.cfg.QuietInterval
 }
 
 // add puts one record into the batch.

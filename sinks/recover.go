@@ -140,19 +140,23 @@ func (p *partition) check(plan event.SinkPlan, end int64) error {
 		"or land into a database of its own with `autohedge run --session NAME`"
 	a := p.assignment
 	from := plan.First
+	planned := fmt.Sprintf("offsets %d-%d", plan.First, plan.Last)
+	if plan.Last < plan.First {
+		planned = fmt.Sprintf("to begin at offset %d", plan.First)
+	}
 	switch {
 	case plan.Incarnation != a.Incarnation:
-		return fmt.Errorf("landing %s: topic %s is not the one that was landed: its incarnation is %s, that of the last plan (offsets %d-%d) is %s; %s",
-			p.place, p.topic, a.Incarnation, plan.First, plan.Last, plan.Incarnation, ways)
+		return fmt.Errorf("landing %s: topic %s is not the one that was landed: its incarnation is %s, that of the last plan (%s) is %s; %s",
+			p.place, p.topic, a.Incarnation, planned, plan.Incarnation, ways)
 	case a.End <= plan.Last:
-		return fmt.Errorf("landing %s: the log ends at offset %d, but offsets %d-%d were planned from it, so it was cut short; %s",
-			p.place, a.End, plan.First, plan.Last, ways)
+		return fmt.Errorf("landing %s: the log ends at offset %d, but the last plan is %s, so it was cut short; %s",
+			p.place, a.End, planned, ways)
 	case end == plan.Last+1:
 		from = end // all of it has landed
 	case end != plan.First && (end != 0 || plan.First > a.Start):
-		return fmt.Errorf("landing %s: the last plan is offsets %d-%d, so the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
+		return fmt.Errorf("landing %s: the last plan is %s, so the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
 			"these records landed in another database; name that one in clickhouse.url, or %s",
-			p.place, plan.First, plan.Last, plan.First, plan.Last+1, end, ways)
+			p.place, planned, plan.First, plan.Last+1, end, ways)
 	}
 	if from < a.Start {
 		return fmt.Errorf("landing %s: offset %d lands next, but retention has taken everything below %d, so %d records never landed; "+

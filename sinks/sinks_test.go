@@ -89,9 +89,10 @@ func (w *world) flush() {
 // trade returns a fresh trade; they pass midnight after the 500th.
 func (w *world) trade() *event.Trade {
 	w.trades++
+	at := midnight + (int64(w.trades)-500)*int64(time.Millisecond)
 	return &event.Trade{
 		Channel: event.ChannelTrade, TradeID: w.trades, Price: event.MustDecimal("100.25"), Qty: event.Some(event.MustDecimal("0.5")),
-		Aggressor: event.Buy, EventTime: midnight, RecvTime: midnight + (int64(w.trades)-500)*int64(time.Millisecond), TimeSource: event.TimeEvent,
+		Aggressor: event.Buy, EventTime: at, RecvTime: at, TimeSource: event.TimeEvent,
 	}
 }
 
@@ -164,7 +165,7 @@ func (r *run) drain(t *testing.T) {
 func testConfig() Config {
 	cfg := DefaultConfig()
 	cfg.FlushRows = 60
-	cfg.FlushInterval = 20 * time.Millisecond
+	cfg.FlushInterval, cfg.QuietInterval = 20*time.Millisecond, 20*time.Millisecond
 	return cfg
 }
 
@@ -610,8 +611,8 @@ func TestValidate(t *testing.T) {
 		t.Errorf("the defaults have problems: %v", p)
 	}
 	cfg = Config{}
-	if p := cfg.Validate(); len(p) != 5 {
-		t.Errorf("an empty configuration has %d problems, want 5: %v", len(p), p)
+	if p := cfg.Validate(); len(p) != 6 {
+		t.Errorf("an empty configuration has %d problems, want 6: %v", len(p), p)
 	}
 }
 
