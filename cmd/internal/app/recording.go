@@ -51,6 +51,9 @@ func (d *demoRun) play(ctx context.Context, cfg *config.Config, env component.En
 		if err := p.Run(ctx); err != nil && ctx.Err() == nil {
 			d.engine.fault("playing the recording: " + err.Error())
 		}
+		if n := p.Interruptions(); n > 0 && ctx.Err() == nil {
+			d.engine.fault(fmt.Sprintf("playing the recording: the connection was lost %d times, and frames with it", n))
+		}
 	}()
 	d.closers = append(d.closers, closer(func() error { cancel(); <-ended; return nil }))
 	return nil

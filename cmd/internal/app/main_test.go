@@ -1,0 +1,304 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/autohedge/autohedge/cmd/internal/app"
+	"github.com/autohedge/autohedge/cmd/internal/folder"
+	"github.com/autohedge/autohedge/sinks/clickhouse"
+)
+
+// TestMain makes the test binary the command `autohedge` too, found on the PATH:
+// tests run real processes, which can be killed.
+func TestMain(m *testing.M) {
+	clickhouse.RunChildIfAsked()
+	flag.Parse()
+	// These tests mostly wait for processes of their own.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("4"); err != nil {
+			panic(err)
+		}
+	}
+	testscript.Main(m, map[string]func(){
+		"autohedge": func() { os.Exit(app.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+	})
+}
+
+// patience bounds every wait: far beyond what a loaded machine needs.
+const patience = 90 * time.Second
+
+// buffer is an output that may be read while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// process is a running autohedge.
+type process struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	out, err buffer
+	done     chan struct{}
+}
+
+// start runs autohedge until it ends, is killed, or the test ends.
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command("autohedge", args...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
+	// A child of it that lives longer must not hold the pipes.
+	p.cmd.WaitDelay = 5 * time.Second
+	p.cmd.Dir = t.TempDir()
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("starting autohedge: %v", err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // the tests look at ProcessState
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-p.done:
+		default:
+			p.kill()
+		}
+		if t.Failed() {
+			t.Logf("autohedge %s (%v)\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), p.cmd.ProcessState, p.out.String(), p.err.String())
+		}
+	})
+	return p
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// kill ends the process as a power switch would.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatalf("sending %v: %v", s, err)
+	}
+}
+
+// wait returns the exit code.
+func (p *process) wait() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.kill()
+		p.t.Fatalf("autohedge did not end within %s", patience)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// ended asserts a clean end.
+func (p *process) ended() {
+	p.t.Helper()
+	if code := p.wait(); code != 0 {
+		p.t.Fatalf("exit code %d, want 0", code)
+	}
+}
+
+// ready waits until the roles run.
+func (p *process) ready() {
+	p.t.Helper()
+	p.says(`msg=ready `)
+}
+
+// says waits until stderr or stdout matches, and returns the submatches.
+func (p *process) says(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	var m []string
+	until(p.t, "autohedge says "+pattern, func() bool {
+		if m = re.FindStringSubmatch(p.err.String()); m == nil {
+			m = re.FindStringSubmatch(p.out.String())
+		}
+		if m == nil {
+			select {
+			case <-p.done:
+				p.t.Fatalf("autohedge ended (%v) before it said %s", p.cmd.ProcessState, pattern)
+			default:
+			}
+		}
+		return m != nil
+	})
+	return m
+}
+
+// until polls.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s in vain until %s", patience, what)
+		}
+	}
+}
+
+// run runs autohedge to its end.
+func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	p := start(t, args...)
+	code = p.wait()
+	return p.out.String(), p.err.String(), code
+}
+
+// succeed runs autohedge to its good end and returns its stdout.
+func succeed(t *testing.T, args ...string) string {
+	t.Helper()
+	out, _, code := run(t, args...)
+	if code != 0 {
+		t.Fatalf("autohedge %s: exit code %d", strings.Join(args, " "), code)
+	}
+	return out
+}
+
+// decode reads the one JSON value that a command prints.
+func decode[T any](t *testing.T, text string) T {
+	t.Helper()
+	var v T
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("decoding %q: %v", text, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		t.Fatalf("more than one JSON value in %q", text)
+	}
+	return v
+}
+
+// owner returns the address of a part's live owner.
+func owner(t *testing.T, data, part string) string {
+	t.Helper()
+	f, err := folder.Open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := f.Owner(part)
+	if !ok {
+		return ""
+	}
+	return a.Addr
+}
+
+// ask sends SQL to the folder's ClickHouse over plain HTTP, as curl would;
+// an answer of one cell. It returns "" while nothing answers.
+func ask(t *testing.T, data, sql string) string {
+	t.Helper()
+	base := owner(t, data, "clickhouse")
+	if base == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/?database=autohedge&query="+url.QueryEscape(sql), http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return ""
+	}
+	return strings.TrimSpace(string(body))
+}
+
+// number is ask for a count; -1 while nothing answers.
+func number(t *testing.T, data, sql string) int {
+	t.Helper()
+	n, err := strconv.Atoi(ask(t, data, sql))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// atLeast waits until the answer to a count is n or more, and returns it.
+func atLeast(t *testing.T, data string, n int, sql string) int {
+	t.Helper()
+	have := 0
+	until(t, fmt.Sprintf("%q answers %d or more", sql, n), func() bool { have = number(t, data, sql); return have >= n })
+	return have
+}
+
+// closing is the closing object of a demo; its exact shape is TestClosingObject's.
+type closing struct {
+	Ticks, Quotes, Signals, Decisions, Orders, Fills, Symbols, Venues uint64
+	Rows                                                              map[string]uint64
+	Lag, Missing, Duplicates                                          *int64
+	SimCheck                                                          *uint64                                              `json:"sim_check"`
+	PnLCheck                                                          string                                               `json:"pnl_check"`
+	Actions                                                           map[string]uint64                                    `json:"decisions_by_action"`
+	Frames                                                            map[string]struct{ Read, Published, Refused uint64 } `json:"frames"`
+	Hashes                                                            map[string]string
+	Session                                                           string
+	Errors                                                            []string
+}
+
+// clean decodes the closing object of a demo that ended well and asserts what
+// holds after every clean end.
+func (p *process) clean() closing {
+	p.t.Helper()
+	p.ended()
+	c := decode[closing](p.t, p.out.String())
+	zero := func(n *int64) bool { return n != nil && *n == 0 }
+	if !zero(c.Lag) || !zero(c.Missing) || !zero(c.Duplicates) || c.PnLCheck != "0" || c.Errors == nil || len(c.Errors) > 0 {
+		p.t.Errorf("the run did not end clean: %s", p.out.String())
+	}
+	if c.Session == "" && c.SimCheck != nil && *c.SimCheck != 0 {
+		p.t.Errorf("sim_check %d, want 0", *c.SimCheck)
+	}
+	return c
+}
+
+// write puts a file into a folder and returns its path.
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
