@@ -296,7 +296,8 @@ func (d *demoRun) feeds(ctx context.Context) error {
 		if err := sc.Validate().Err(); err != nil {
 			return withCode(exitUsage, err)
 		}
-		s, err := sim.Start(ctx, sc, env)
+		// Ctrl-C ends the roles first: what the market has made must reach them.
+		s, err := sim.Start(context.WithoutCancel(ctx), sc, env)
 		if err != nil {
 			return err
 		}
