@@ -28,7 +28,7 @@ type order struct {
 // acknowledged before the order is sent.
 func newOrder(d *event.Decision, brokerName string, o risk.Order, now int64, epoch uint32, from event.Lineage) (*order, event.OrderEvent) {
 	e := begin(d, brokerName, now, epoch, from)
-	e.State, e.Qty, e.LimitPrice = event.OrderSubmitting, o.Qty, o.LimitPrice
+	e.State, e.Qty, e.LimitPrice, e.Detail = event.OrderSubmitting, o.Qty, o.LimitPrice, o.Detail
 	return &order{last: e}, e
 }
 

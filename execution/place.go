@@ -87,6 +87,7 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		}
 	}
 	var err error
+	v.Own = o.book.Qty(ledger.Key{Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol})
 	if v.Position, err = o.book.Net(d.Account, d.Venue, d.Symbol); err != nil {
 		v.Halted = fmt.Sprintf("the position cannot be told: %v", err)
 	}
@@ -101,12 +102,17 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		if w.last.Venue != d.Venue || w.last.Symbol != d.Symbol {
 			continue
 		}
-		side := &v.WorkingBuy
+		sums := []*event.Decimal{&v.WorkingBuy}
 		if w.last.Side == event.Sell {
-			side = &v.WorkingSell
+			sums[0] = &v.WorkingSell
 		}
-		if *side, err = ledger.Add(*side, w.left()); err != nil {
-			v.Halted = fmt.Sprintf("the working orders cannot be added up: %v", err)
+		if w.last.Strategy == d.Strategy && w.last.Side == d.Side {
+			sums = append(sums, &v.OwnWorking)
+		}
+		for _, sum := range sums {
+			if *sum, err = ledger.Add(*sum, w.left()); err != nil {
+				v.Halted = fmt.Sprintf("the working orders cannot be added up: %v", err)
+			}
 		}
 	}
 	if v.Instrument != nil {

@@ -15,6 +15,7 @@ const (
 	UnknownAccount    = "account_unknown"
 	KillSwitch        = "kill_switch"
 	Children          = "children"
+	NothingToClose    = "nothing_to_close"
 	UnknownOrder      = "unknown_order"
 	UnknownInstrument = "instrument_unknown"
 	SymbolNotAllowed  = "symbol_not_allowed"
@@ -35,8 +36,8 @@ const (
 // Limits lists every limit, in the order in which they are checked.
 func Limits() []string {
 	return []string{
-		Malformed, UnknownAccount, KillSwitch, Children, UnknownOrder, UnknownInstrument, SymbolNotAllowed, Expired, QuoteMissing, QuoteStale,
-		MinQty, MinNotional, MaxOrderQty, MaxOrderNotional, Collar, Drifted, MaxPosition, DailyLoss, OrderRate,
+		Malformed, UnknownAccount, KillSwitch, Children, NothingToClose, UnknownOrder, UnknownInstrument, SymbolNotAllowed, Expired, QuoteMissing,
+		QuoteStale, MinQty, MinNotional, MaxOrderQty, MaxOrderNotional, Collar, Drifted, MaxPosition, DailyLoss, OrderRate,
 	}
 }
 
@@ -67,6 +68,10 @@ type View struct {
 	// Position is the account's signed holding; WorkingBuy and WorkingSell are
 	// the open quantities of its orders in the same instrument.
 	Position, WorkingBuy, WorkingSell event.Decimal
+	// Own is the signed holding of the decision's strategy in the instrument;
+	// OwnWorking is what its orders of the decision's side may still fill, those
+	// with an unknown outcome included.
+	Own, OwnWorking event.Decimal
 	// DayPnL is the account's profit of the day in the instrument's quote
 	// currency; absent when it cannot be told.
 	DayPnL event.NullDecimal
@@ -79,6 +84,12 @@ type Order struct {
 	// Price is what the limits valued the order at: its limit price, or the side
 	// of the quote that a market order would take.
 	Price event.Decimal
+	// Reducing says that the order can only bring the account's position closer
+	// to zero, whatever becomes of its other orders.
+	Reducing bool
+	// Detail tells, for people, how the order differs from the decision's; empty
+	// when rounding is all that changed.
+	Detail string
 }
 
 // Rejection says which limit refused an order, and both numbers.
@@ -99,6 +110,8 @@ type check struct {
 	*Gate
 	d        *event.Decision
 	v        View
+	qty      event.Decimal // the decision's, or what is left to close
+	detail   string
 	o        Order
 	notional event.Decimal
 	reducing bool
@@ -107,9 +120,9 @@ type check struct {
 // Check runs every limit in order and returns the order that may be sent, or
 // the first limit that refuses it. It changes nothing: Charge does.
 func (g *Gate) Check(d *event.Decision, v View) (Order, *Rejection) {
-	c := &check{Gate: g, d: d, v: v}
+	c := &check{Gate: g, d: d, v: v, qty: d.Qty.Decimal}
 	for _, limit := range []func() *Rejection{
-		c.malformed, c.killSwitch, c.children, c.unknownOrder, c.instrument, c.allowed, c.expired, c.quote, c.steps,
+		c.malformed, c.killSwitch, c.children, c.closing, c.unknownOrder, c.instrument, c.allowed, c.expired, c.quote, c.steps,
 		c.orderSize, c.collar, c.drift, c.position, c.dailyLoss, c.rate,
 	} {
 		if r := limit(); r != nil {
@@ -181,12 +194,38 @@ func (c *check) children() *Rejection {
 	return nil
 }
 
+// closing keeps a flat decision from doing more than its name says: its order
+// takes at most what is left of its strategy's own position once every working
+// order of that side has filled. So no number of flat decisions, in whatever
+// order they and their fills arrive, carries a position across zero.
+func (c *check) closing() *Rejection {
+	if c.d.Action != event.ActionFlat {
+		return nil
+	}
+	own := c.v.Own
+	if (c.d.Side == event.Sell) != (own.Sign() > 0) && !own.IsZero() {
+		return refuse(NothingToClose, "the strategy's position is %s, a %s of %s would add to it", own, c.d.Side, c.qty)
+	}
+	left, err := ledger.Sub(ledger.Abs(own), c.v.OwnWorking)
+	if err != nil {
+		return refuse(Malformed, "%v", err)
+	}
+	if left.Sign() <= 0 {
+		return refuse(NothingToClose, "the strategy's position is %s and its working %s orders are %s: nothing of %s is left to close", own, c.d.Side, c.v.OwnWorking, c.qty)
+	}
+	if c.qty.Cmp(left) > 0 {
+		c.detail = fmt.Sprintf("reduced from %s to %s: the strategy's position is %s and its working %s orders are %s", c.qty, left, own, c.d.Side, c.v.OwnWorking)
+		c.qty = left
+	}
+	return nil
+}
+
 func (c *check) unknownOrder() *Rejection {
 	if c.d.Side == event.Buy {
-		open, err := ledger.Add(c.v.WorkingBuy, c.d.Qty.Decimal)
+		open, err := ledger.Add(c.v.WorkingBuy, c.qty)
 		c.reducing = err == nil && c.v.Position.Sign() < 0 && open.Cmp(ledger.Abs(c.v.Position)) <= 0
 	} else {
-		open, err := ledger.Add(c.v.WorkingSell, c.d.Qty.Decimal)
+		open, err := ledger.Add(c.v.WorkingSell, c.qty)
 		c.reducing = err == nil && c.v.Position.Sign() > 0 && open.Cmp(c.v.Position) <= 0
 	}
 	if c.v.Unknown != "" && !c.reducing {
@@ -248,18 +287,18 @@ func (c *check) touch() event.Decimal {
 // the instrument's steps, and refuses what is then too small.
 func (c *check) steps() *Rejection {
 	in := c.v.Instrument
-	qty, err := floorTo(c.d.Qty.Decimal, in.QtyStep)
+	qty, err := floorTo(c.qty, in.QtyStep)
 	if err != nil {
-		return refuse(Malformed, "rounding quantity %s to steps of %s: %v", c.d.Qty, in.QtyStep, err)
+		return refuse(Malformed, "rounding quantity %s to steps of %s: %v", c.qty, in.QtyStep, err)
 	}
 	smallest := in.QtyStep
 	if in.MinQty.Valid {
 		smallest = in.MinQty.Decimal
 	}
 	if qty.Sign() <= 0 || qty.Cmp(smallest) < 0 {
-		return refuse(MinQty, "quantity %s in steps of %s is %s, at least %s is needed", c.d.Qty, in.QtyStep, qty, smallest)
+		return refuse(MinQty, "quantity %s in steps of %s is %s, at least %s is needed", c.qty, in.QtyStep, qty, smallest)
 	}
-	c.o = Order{Qty: qty, LimitPrice: c.d.LimitPrice, Price: c.touch()}
+	c.o = Order{Qty: qty, LimitPrice: c.d.LimitPrice, Price: c.touch(), Reducing: c.reducing, Detail: c.detail}
 	if c.d.Type == event.Limit {
 		price, err := floorTo(c.d.LimitPrice.Decimal, in.PriceTick)
 		if err == nil && c.d.Side == event.Sell && price.Cmp(c.d.LimitPrice.Decimal) < 0 {

@@ -65,6 +65,21 @@ func TestLimits(t *testing.T) {
 			v.Halted, v.Position = "all by ann: drill", dec("-1")
 		}, KillSwitch, nil},
 		{"second child", func(_ *event.Decision, v *View, _ *Gate) { v.Orders = 1 }, Children, []string{"1 orders", "at most 1"}},
+		{"close without a position", func(d *event.Decision, _ *View, _ *Gate) { d.Action, d.Side = event.ActionFlat, event.Sell }, NothingToClose, []string{"position is 0 ", "0.02"}},
+		{"close that adds to a long", func(d *event.Decision, v *View, _ *Gate) { d.Action, v.Own = event.ActionFlat, dec("0.05") }, NothingToClose, []string{"0.05", "0.02", "add"}},
+		{"close that adds to a short", func(d *event.Decision, v *View, _ *Gate) {
+			d.Action, d.Side, v.Own = event.ActionFlat, event.Sell, dec("-0.05")
+		}, NothingToClose, []string{"-0.05", "0.02", "add"}},
+		{"close what is being closed", func(d *event.Decision, v *View, _ *Gate) {
+			d.Action, d.Side, v.Own, v.OwnWorking = event.ActionFlat, event.Sell, dec("0.05"), dec("0.050")
+		}, NothingToClose, []string{"0.05", "0.050", "0.02"}},
+		{"close another strategy's position", func(d *event.Decision, v *View, _ *Gate) {
+			d.Action, d.Side, v.Position = event.ActionFlat, event.Sell, dec("0.05")
+		}, NothingToClose, nil},
+		{"close less than a step that is left", func(d *event.Decision, v *View, _ *Gate) {
+			d.Action, d.Side, v.Own, v.OwnWorking = event.ActionFlat, event.Sell, dec("0.05"), dec("0.049999")
+		}, MinQty, []string{"0.000001"}},
+		{"close a short", func(d *event.Decision, v *View, _ *Gate) { d.Action, v.Own = event.ActionFlat, dec("-0.02") }, "", nil},
 		{"unknown order", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown = "ahx" }, UnknownOrder, []string{"ahx"}},
 		{"unknown order, reducing", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown, v.Position = "ahx", dec("-0.02") }, "", nil},
 		{"unknown order, flipping", func(_ *event.Decision, v *View, _ *Gate) { v.Unknown, v.Position = "ahx", dec("-0.01") }, UnknownOrder, nil},
@@ -164,6 +179,114 @@ func TestRounding(t *testing.T) {
 	if r != nil || o.LimitPrice.Decimal.Cmp(dec("50000.02")) != 0 {
 		t.Errorf("sell: got %+v, %+v", o, r)
 	}
+}
+
+// TestClosing: a flat order is cut down to what is left of its strategy's own
+// position, and only then judged by the other limits.
+func TestClosing(t *testing.T) {
+	for _, c := range []struct{ qty, own, working, want, detail string }{
+		{"0.02", "0.05", "0", "0.02", ""},
+		{"0.05", "0.05", "0", "0.05", ""},
+		{"0.06", "0.05", "0", "0.05", "reduced from 0.06 to 0.05"},
+		{"0.05", "0.05", "0.02", "0.03", "reduced from 0.05 to 0.03"},
+		{"0.05", "0.0299999", "0.02", "0.00999", "reduced from 0.05 to 0.0099999"},
+		{"9", "0.05", "0.02", "0.03", "reduced from 9 to 0.03"}, // 9 would be beyond max_order_notional
+	} {
+		for _, side := range []event.Side{event.Sell, event.Buy} {
+			d, v := base()
+			d.Action, d.Side, d.Qty = event.ActionFlat, side, event.Some(dec(c.qty))
+			v.Own, v.OwnWorking = dec(c.own), dec(c.working)
+			if side == event.Buy {
+				v.Own = ledger.Neg(v.Own)
+			}
+			v.Position = v.Own
+			o, r := NewGate(DefaultConfig()).Check(d, v)
+			if r != nil || o.Qty.Cmp(dec(c.want)) != 0 || !strings.HasPrefix(o.Detail, c.detail) || (o.Detail == "") != (c.detail == "") {
+				t.Errorf("%s %s of %s, %s working: got %+v, %+v, want %s", side, c.qty, c.own, c.working, o, r, c.want)
+			}
+			if d.Qty.Decimal.Cmp(dec(c.qty)) != 0 {
+				t.Errorf("the decision was changed to %s", d.Qty)
+			}
+		}
+	}
+}
+
+// TestFlatNeverCrossesZero lets decisions, fills and the ends of orders arrive in
+// any order. A strategy that opens in one direction only never gets a position on
+// the other side, however its flat decisions, which may ask for anything, fall;
+// one that opens both ways never gets one beyond what it asked for there.
+func TestFlatNeverCrossesZero(t *testing.T) {
+	type working struct {
+		side event.Side
+		left event.Decimal
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		must := func(d event.Decimal, err error) event.Decimal {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		cfg := DefaultConfig()
+		cfg.MaxOrderNotional, cfg.MaxPositionNotional = dec("1000000000"), dec("1000000000")
+		cfg.MaxOrdersPerSecond, cfg.MaxOrdersPerMinute = 1000, 1000
+		g := NewGate(cfg)
+		opens := rapid.SampledFrom([]string{"long", "short", "both"}).Draw(t, "opens")
+		var own, longs, shorts event.Decimal
+		var orders []working
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			if len(orders) > 0 && rapid.Bool().Draw(t, "fill") {
+				i := rapid.IntRange(0, len(orders)-1).Draw(t, "which")
+				w := &orders[i]
+				steps := must(ledger.Mul(w.left, dec("100000")))
+				n := rapid.Int64Range(0, int64(steps.Float64())).Draw(t, "steps filled")
+				qty := event.NewDecimal(n, 5)
+				w.left = must(ledger.Sub(w.left, qty))
+				if w.side == event.Buy {
+					own = must(ledger.Add(own, qty))
+				} else {
+					own = must(ledger.Sub(own, qty))
+				}
+				if w.left.IsZero() || rapid.Bool().Draw(t, "expires") {
+					orders = append(orders[:i], orders[i+1:]...)
+				}
+			} else {
+				d, v := base()
+				d.Qty = event.Some(event.NewDecimal(rapid.Int64Range(10, 1000).Draw(t, "qty"), 5))
+				d.Action = rapid.SampledFrom([]event.Action{event.ActionFlat, event.ActionLong, event.ActionShort}).Draw(t, "action")
+				if (d.Action == event.ActionLong && opens == "short") || (d.Action == event.ActionShort && opens == "long") {
+					d.Action = event.ActionFlat
+				}
+				d.Side = event.Buy
+				if d.Action == event.ActionShort || (d.Action == event.ActionFlat && rapid.Bool().Draw(t, "sell")) {
+					d.Side = event.Sell
+				}
+				v.Own, v.Position, v.Instrument.MinNotional = own, own, event.NullDecimal{}
+				for _, w := range orders {
+					if w.side == d.Side {
+						v.OwnWorking = must(ledger.Add(v.OwnWorking, w.left))
+					}
+				}
+				o, r := g.Check(d, v)
+				if r != nil {
+					if d.Action != event.ActionFlat {
+						t.Fatalf("%s refused: %+v", d.Action, r)
+					}
+					continue
+				}
+				switch d.Action {
+				case event.ActionLong:
+					longs = must(ledger.Add(longs, o.Qty))
+				case event.ActionShort:
+					shorts = must(ledger.Add(shorts, o.Qty))
+				}
+				orders = append(orders, working{d.Side, o.Qty})
+			}
+			if own.Cmp(longs) > 0 || own.Cmp(ledger.Neg(shorts)) < 0 {
+				t.Fatalf("position is %s after opening %s long and %s short", own, longs, shorts)
+			}
+		}
+	})
 }
 
 // TestNothingPassesALimit throws random orders at a gate that keeps its own
