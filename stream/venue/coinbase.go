@@ -129,6 +129,7 @@ const (
 
 type coinbaseDecoder struct {
 	s     scanner
+	date  dateCache
 	f     [cbFields]token
 	seen  uint32 // bit n: field n was read; f[n] is stale otherwise
 	kinds kindTable
@@ -367,7 +368,7 @@ func (d *coinbaseDecoder) time() (int64, *FrameError) {
 	}
 	t := &d.f[cbTime]
 	if t.kind == tokenString {
-		if ns, ok := parseRFC3339(d.s.string(t)); ok {
+		if ns, ok := d.date.parseRFC3339(d.s.string(t)); ok {
 			return ns, nil
 		}
 	}

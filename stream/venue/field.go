@@ -155,57 +155,84 @@ func parseLongUint(b []byte) (n uint64, ok bool) {
 // epoch or year 1 instead (protocols.md A3.4): what lies before 2000 is none.
 const year2000 = 946684800_000000000
 
+// dateCache keeps the last date read: times of one feed share it for a day.
+type dateCache struct {
+	text [10]byte
+	days int64 // since 1970-01-01
+}
+
 // parseRFC3339 reads a time such as 2021-04-17T16:43:37.089723Z, with any number
 // of decimals and any offset, as Unix nanoseconds; what is finer is cut off. A
 // time that 64 bits cannot hold (before 1678, after 2261) is 0: none. It does not
 // allocate.
-func parseRFC3339(b []byte) (ns int64, ok bool) {
-	if len(b) < len("2006-01-02T15:04:05Z") || b[4] != '-' || b[7] != '-' || b[10] != 'T' || b[13] != ':' || b[16] != ':' {
+func (c *dateCache) parseRFC3339(b []byte) (ns int64, ok bool) {
+	if len(b) < len("2006-01-02T15:04:05Z") || b[10] != 'T' || b[13] != ':' || b[16] != ':' {
 		return 0, false
 	}
-	year, ok1 := number2(b[0:2])
-	year2, ok2 := number2(b[2:4])
-	month, ok3 := number2(b[5:7])
-	day, ok4 := number2(b[8:10])
-	hour, ok5 := number2(b[11:13])
-	minute, ok6 := number2(b[14:16])
-	second, ok7 := number2(b[17:19])
-	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7 {
-		return 0, false
+	inRange := true
+	if string(b[:10]) != string(c.text[:]) {
+		year, days, ok := parseDate(b[:10])
+		if !ok {
+			return 0, false
+		}
+		if inRange = year >= 1678 && year <= 2261; inRange {
+			copy(c.text[:], b)
+			c.days = int64(days)
+		}
 	}
-	year = year*100 + year2
-	if month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || second > 59 {
+	hour, ok1 := number2(b[11:13])
+	minute, ok2 := number2(b[14:16])
+	second, ok3 := number2(b[17:19])
+	if !ok1 || !ok2 || !ok3 || hour > 23 || minute > 59 || second > 59 {
 		return 0, false
 	}
 	rest := b[19:]
-	fraction := 0
+	fraction := int64(0)
 	if rest[0] == '.' {
-		i, unit := 1, 100_000_000
-		for ; i < len(rest) && rest[i] >= '0' && rest[i] <= '9'; i++ {
-			fraction += int(rest[i]-'0') * unit
-			unit /= 10
+		i := 1
+		for ; i < len(rest) && rest[i]-'0' <= 9; i++ {
+			if i <= 9 {
+				fraction = fraction*10 + int64(rest[i]-'0')
+			}
 		}
 		if i == 1 {
 			return 0, false
 		}
+		if i <= 9 {
+			fraction *= nanos[i-1]
+		}
 		rest = rest[i:]
 	}
-	offset, ok := zoneOffset(rest)
-	if !ok {
-		return 0, false
+	offset := 0
+	if len(rest) != 1 || rest[0] != 'Z' {
+		if offset, ok = zoneOffset(rest); !ok {
+			return 0, false
+		}
 	}
-	seconds := int64(daysSinceEpoch(year, month, day))*86400 + int64(hour*3600+minute*60+second) - int64(offset)
-	if year < 1678 || year > 2261 {
+	if !inRange {
 		return 0, true
 	}
-	return seconds*1e9 + int64(fraction), true
+	return (c.days*86400+int64(hour*3600+minute*60+second-offset))*1e9 + fraction, true
 }
 
-// zoneOffset reads Z or +hh:mm and returns seconds east of UTC.
-func zoneOffset(b []byte) (seconds int, ok bool) {
-	if len(b) == 1 && b[0] == 'Z' {
-		return 0, true
+// nanos is the worth of the last of n decimals of a second.
+var nanos = [...]int64{1e9, 1e8, 1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 10, 1}
+
+// parseDate reads 2021-04-17.
+func parseDate(b []byte) (year, days int, ok bool) {
+	century, ok1 := number2(b[0:2])
+	year, ok2 := number2(b[2:4])
+	month, ok3 := number2(b[5:7])
+	day, ok4 := number2(b[8:10])
+	year += century * 100
+	if !ok1 || !ok2 || !ok3 || !ok4 || b[4] != '-' || b[7] != '-' || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) {
+		return 0, 0, false
 	}
+	return year, daysSinceEpoch(year, month, day), true
+}
+
+// zoneOffset reads +hh:mm and returns seconds east of UTC.
+func zoneOffset(b []byte) (seconds int, ok bool) {
 	if len(b) != 6 || b[3] != ':' || (b[0] != '+' && b[0] != '-') {
 		return 0, false
 	}

@@ -66,8 +66,12 @@ func FuzzRFC3339(f *testing.F) {
 		"2262-01-01T00:00:00Z", "2014-11-07T10:19:27.028459123456+02:00", "2014-11-07T10:19:27-23:59", "2014-11-07T10:19:60Z", "2014-13-07T10:19:27Z", "2014-11-07T10:19:27.Z", "1677-09-21T00:12:43Z", "1969-12-31T23:59:59.5Z"} {
 		f.Add(s)
 	}
+	var c dateCache
 	f.Fuzz(func(t *testing.T, s string) {
-		got, ok := parseRFC3339([]byte(s))
+		got, ok := c.parseRFC3339([]byte(s))
+		if again, okAgain := c.parseRFC3339([]byte(s)); again != got || okAgain != ok {
+			t.Errorf("parseRFC3339(%q) = %d, then %d", s, got, again)
+		}
 		at, err := time.Parse(time.RFC3339Nano, s)
 		if !ok {
 			if err == nil && at.Year() > 0 && len(s) >= 20 && !lenient(s) {

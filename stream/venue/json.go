@@ -186,6 +186,7 @@ const (
 type jsonDecoder struct {
 	v     *jsonVenue
 	s     scanner
+	date  dateCache
 	f     []token // captured; kind tokenNone where absent
 	kinds kindTable
 	list  token // the array of elements, kind tokenNone where there is none
@@ -468,7 +469,7 @@ func (d *jsonDecoder) time() (int64, *FrameError) {
 	if f.kind == tokenString || f.kind == tokenNumber {
 		text := d.s.string(f)
 		if d.v.rfc || (d.v.unit == unitAuto && bytes.IndexByte(text, 'T') > 0) {
-			if ns, ok := parseRFC3339(text); ok {
+			if ns, ok := d.date.parseRFC3339(text); ok {
 				return ns, nil
 			}
 		} else if ns, ok := parseUnix(text, d.v.unit); ok {

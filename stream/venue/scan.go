@@ -75,9 +75,16 @@ func (s *scanner) err() *FrameError {
 
 // peek skips white space and returns the next byte; 0 at the end.
 func (s *scanner) peek() byte {
+	if s.i < len(s.b) && s.b[s.i] > ' ' {
+		return s.b[s.i]
+	}
+	return s.skipSpace()
+}
+
+func (s *scanner) skipSpace() byte {
 	for s.i < len(s.b) {
 		c := s.b[s.i]
-		if c > ' ' || (c != ' ' && c != '\n' && c != '\t' && c != '\r') {
+		if c != ' ' && c != '\n' && c != '\t' && c != '\r' {
 			return c
 		}
 		s.i++
@@ -97,6 +104,33 @@ func (s *scanner) end() bool {
 // to the value. It returns false at the closing brace, which it reads, or on a
 // mistake.
 func (s *scanner) key(first bool, k *token) bool {
+	if b, i := s.b, s.i; !first && len(b)-i > 4 && b[i] == ',' && b[i+1] == '"' { // the usual case, without white space
+		if b[i+3] == '"' && b[i+4] == ':' && !special[b[i+2]] { // ,"x":
+			k.from, k.to, k.kind, k.escape = int32(i+2), int32(i+3), tokenString, false
+			s.i = i + 5
+			return true
+		}
+		s.i = i + 2
+	} else if !s.quote(first) {
+		return false
+	}
+	if !s.str(k) {
+		return false
+	}
+	if s.i < len(s.b) && s.b[s.i] == ':' {
+		s.i++
+		return true
+	}
+	if s.peek() != ':' {
+		return s.fail("want : after a key")
+	}
+	s.i++
+	return true
+}
+
+// quote reads up to the key's opening quote; false at the closing brace, which it
+// reads, or on a mistake.
+func (s *scanner) quote(first bool) bool {
 	c := s.peek()
 	if c == '}' {
 		s.i++
@@ -111,22 +145,6 @@ func (s *scanner) key(first bool, k *token) bool {
 	}
 	if c != '"' {
 		return s.fail("want a key in quotes")
-	}
-	if b, i := s.b, s.i; len(b)-i > 3 && b[i+2] == '"' && b[i+3] == ':' && !special[b[i+1]] { // "x":
-		k.from, k.to, k.kind, k.escape = int32(i+1), int32(i+2), tokenString, false
-		s.i = i + 4
-		return true
-	}
-	s.i++
-	if !s.str(k) {
-		return false
-	}
-	if s.i < len(s.b) && s.b[s.i] == ':' { // the usual case, without white space
-		s.i++
-		return true
-	}
-	if s.peek() != ':' {
-		return s.fail("want : after a key")
 	}
 	s.i++
 	return true
@@ -255,29 +273,31 @@ const (
 )
 
 // str reads a string whose opening quote was read. It looks at eight bytes at a
-// time: a byte that ends the run is a quote, a backslash or below 0x20. The
-// usual tests for a zero byte and for a byte below n may also mark bytes after
-// the first true one, but never before it.
+// time: a byte that ends the run is a quote, a backslash or below 0x20. With bit
+// 1 flipped, the first and the last of these are the bytes below 0x21. The usual
+// tests for a zero byte and for a byte below n may also mark bytes after the
+// first true one, but never before it.
 func (s *scanner) str(t *token) bool {
 	b, i := s.b, s.i
 	t.kind, t.escape = tokenString, false
 	for {
-		for i+8 <= len(b) {
+		if i+8 <= len(b) {
 			w := binary.LittleEndian.Uint64(b[i:])
-			quote, slash := w^(ones*'"'), w^(ones*'\\')
-			stop := ((quote - ones) & ^quote) | ((slash - ones) & ^slash) | ((w - ones*0x20) & ^w)
-			if stop &= highs; stop != 0 {
-				i += bits.TrailingZeros64(stop) / 8
-				break
+			slash := w ^ (ones * '\\')
+			stop := (((w ^ ones*2) - ones*0x21) &^ w) | ((slash - ones) &^ slash)
+			if stop &= highs; stop == 0 {
+				i += 8
+				continue
 			}
-			i += 8
-		}
-		for i < len(b) && !special[b[i]] {
-			i++
-		}
-		if i >= len(b) {
-			s.i = len(b)
-			return s.fail("unfinished string")
+			i += bits.TrailingZeros64(stop) / 8
+		} else {
+			for i < len(b) && !special[b[i]] {
+				i++
+			}
+			if i >= len(b) {
+				s.i = len(b)
+				return s.fail("unfinished string")
+			}
 		}
 		if b[i] == '"' {
 			t.from, t.to = int32(s.i), int32(i)
