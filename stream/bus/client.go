@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -87,6 +88,9 @@ func (c *Client) probe(ctx context.Context) error {
 		// seconds away: start anew.
 		c.transport.CloseIdleConnections()
 		if sleep(ctx, min(50*time.Millisecond<<min(attempt, 5), time.Second)) != nil {
+			if c.sasl != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+				err = fmt.Errorf("%w: the broker hangs up on %s as user %q: is the password right?", err, c.sasl.Name(), c.cfg.User)
+			}
 			return err
 		}
 	}

@@ -4,6 +4,8 @@
 // embedded broker. It is the only home of kafka-go and kfake.
 //
 // It must not know what a role does with a record; it decodes only what the
-// rule on second copies needs. Start with Client, then Producer, Consumer and
-// Reader.
+// rule on second copies needs. Start with Client (client.go), then Producer
+// (producer.go, lane.go, batch.go), Reader (reader.go, fetch.go, records.go,
+// copies.go) and Consumer (consumer.go, assignment.go); README.md has the
+// contract.
 package bus

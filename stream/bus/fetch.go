@@ -180,6 +180,8 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 			return err
 		}
 		switch b := all[0]; {
+		case f.next < b.Start && f.compacted:
+			f.next, f.aligned = b.Start, false
 		case f.next < b.Start:
 			return component.Fatal(overtaken(where, f.next, b))
 		case f.next > b.End:

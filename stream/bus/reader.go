@@ -85,9 +85,10 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 	if err != nil {
 		return nil, err
 	}
+	spec, _ := event.Topic(cfg.Topic)
 	bounds, offset := all[0], cfg.Offset
 	switch {
-	case offset == FromStart:
+	case offset == FromStart, spec.Compacted && offset >= 0 && offset < bounds.Start: // compaction is no loss
 		offset = bounds.Start
 	case offset == FromEnd:
 		offset = bounds.End
@@ -96,7 +97,6 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 	case offset > bounds.End:
 		return nil, component.Fatal(truncated(where, offset, bounds))
 	}
-	spec, _ := event.Topic(cfg.Topic)
 	r := &Reader{
 		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),
 		records: c.metrics.fetchedRecords.WithLabelValues(cfg.Topic), copied: c.metrics.secondCopies.WithLabelValues(cfg.Topic),

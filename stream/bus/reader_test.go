@@ -176,7 +176,14 @@ func TestOffsetGap(t *testing.T) {
 	if got := readAll(t, c, event.TopicInstruments, 0); fmt.Sprint(got) != "[0 6 7 8 9]" {
 		t.Errorf("a compacted topic reads as %v", got)
 	}
-	r := newReader(t, c, ReaderConfig{Topic: event.TopicControl, Offset: FromStart})
+	if err := b.cluster.DeleteRecords(event.TopicInstruments, 0, 7); err != nil {
+		t.Fatal(err)
+	}
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicInstruments, Offset: 3})
+	if got, err := next(t, r, 3); err != nil || fmt.Sprint(got) != "[7 8 9]" {
+		t.Errorf("below the start of a compacted topic: %v, %v", got, err)
+	}
+	r = newReader(t, c, ReaderConfig{Topic: event.TopicControl, Offset: FromStart})
 	_, err := next(t, r, 2)
 	if !component.IsFatal(err) || !strings.Contains(err.Error(), "reading control/0: the log goes on at offset 6 where 1 is next: 5 records are missing") {
 		t.Errorf("a gap gave %v", err)
@@ -190,7 +197,17 @@ func TestFlippedBitsOnTheWireAreFetchedAgain(t *testing.T) {
 	b, l := faultyBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	produce(t, p, event.TopicMarket, 0, 4000)
+	// Held back at first, so that nearly everything is one large batch.
+	b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: 6})
+	const n = 2000
+	for i := range n {
+		if err := p.Append(event.TopicMarket, 0, nil, fmt.Appendf(nil, "%d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	var flips atomic.Int64
 	flip := func(b []byte) ([]byte, bool) {
 		if len(b) < 5000 || flips.Add(1) > 2 {
@@ -201,13 +218,15 @@ func TestFlippedBitsOnTheWireAreFetchedAgain(t *testing.T) {
 		return out, true
 	}
 	l.damage.Store(&flip)
-	checkOnce(t, c, event.TopicMarket, 4000)
-	if n := total(t, c.metrics.corrupt); n < 2 {
+	if got := readAll(t, c, event.TopicMarket, 0); len(got) != n || got[n-1] != fmt.Sprint(n-1) {
+		t.Errorf("%d records read, want %d", len(got), n)
+	}
+	if n := total(t, c.metrics.corrupt); n != 2 {
 		t.Errorf("%v corrupt batches counted, 2 bits were flipped", n)
 	}
 	flips.Store(-1000)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
-	_, err := next(t, r, 1001)
+	_, err := next(t, r, n)
 	if !component.IsFatal(err) || !strings.Contains(err.Error(), "checksum is") {
 		t.Errorf("a log that stays corrupt gave %v", err)
 	}
