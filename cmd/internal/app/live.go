@@ -27,12 +27,11 @@ type live struct {
 	at      time.Time
 	base    reading // at the start of the run
 
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
-	mu      sync.Mutex
-	newest  map[string]*event.Position // by account, strategy, venue, symbol
-	lag     map[string]int64           // by role
-	lagSeen time.Time
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	mu     sync.Mutex
+	newest map[string]*event.Position // by account, strategy, venue, symbol
+	lag    map[string]int64           // by role
 }
 
 func newLive(e *engine, o demoOptions) *live {

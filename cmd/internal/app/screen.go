@@ -86,9 +86,7 @@ type tailBuffer struct {
 func (t *tailBuffer) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, l := range strings.Split(strings.TrimRight(string(p), "\n"), "\n") {
-		t.lines = append(t.lines, l)
-	}
+	t.lines = append(t.lines, strings.Split(strings.TrimRight(string(p), "\n"), "\n")...)
 	if n := len(t.lines); n > t.keep {
 		t.lines = append([]string(nil), t.lines[n-t.keep:]...)
 	}

@@ -16,7 +16,6 @@ type view struct {
 	lines  io.Writer // plain lines
 	log    *tailBuffer
 	file   *os.File
-	notice string
 	due    time.Time
 }
 

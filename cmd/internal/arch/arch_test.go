@@ -217,7 +217,10 @@ func TestErrorWording(t *testing.T) {
 				return true
 			}
 			sel, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok || (sel.Sel.Name != "Errorf" && !(sel.Sel.Name == "New" && ident(sel.X) == "errors")) || !slices.Contains([]string{"fmt", "errors"}, ident(sel.X)) {
+			if !ok {
+				return true
+			}
+			if name := ident(sel.X) + "." + sel.Sel.Name; name != "fmt.Errorf" && name != "errors.New" {
 				return true
 			}
 			lit, ok := call.Args[0].(*ast.BasicLit)

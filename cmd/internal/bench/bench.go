@@ -70,12 +70,12 @@ func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) e
 	wanted := func(name string) bool {
 		return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 	}
-	any := false
+	found := false
 	for _, m := range catalogue() {
 		if !slices.ContainsFunc(m.names, wanted) {
 			continue
 		}
-		any = true
+		found = true
 		fmt.Fprintf(o.Progress, "measuring %s: %s\n", strings.Join(m.names, ", "), m.summary)
 		runtime.GC()
 		results, err := m.run(ctx, o)
@@ -88,7 +88,7 @@ func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) e
 			}
 		}
 	}
-	if !any {
+	if !found {
 		return fmt.Errorf("nothing to measure is called %s: want a prefix of %s", strings.Join(prefixes, ", "), strings.Join(Names(), ", "))
 	}
 	return nil

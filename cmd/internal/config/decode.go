@@ -180,12 +180,12 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 	case v.Kind() == reflect.Map:
 		d.entries(n, v, path)
 	case v.Kind() == reflect.Interface:
-		var any any
-		if err := yaml.NodeToValue(n, &any); err != nil {
+		var decoded any
+		if err := yaml.NodeToValue(n, &decoded); err != nil {
 			d.addf(n, path, "%v", plain(err))
 			return
 		}
-		v.Set(reflect.ValueOf(any))
+		v.Set(reflect.ValueOf(decoded))
 	default:
 		d.scalar(n, v, path)
 	}
