@@ -32,7 +32,7 @@ func cpu(b *testing.B) (report func()) {
 // engineCPU is the CPU time of the engine's process.
 func engineCPU(b *testing.B, e *engine) time.Duration {
 	b.Helper()
-	p, err := process.NewProcess(int32(e.PID())) //nolint:gosec // a process id
+	p, err := process.NewProcess(int32(e.PID()))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func fillTrades(b *testing.B, client *bus.Client, n int) {
 	tr := event.Trade{Channel: event.ChannelTrade, Qty: event.Some(event.MustDecimal("0.01532")), Aggressor: event.Buy, TimeSource: event.TimeEvent}
 	var value []byte
 	for i := range n {
-		tr.TradeID = uint64(i + 1) //nolint:gosec // counts from 1
+		tr.TradeID = uint64(i + 1)
 		tr.Price = event.NewDecimal(6_500_000+int64(i%1000), 2)
 		tr.EventTime = start + int64(i)*int64(50*time.Microsecond)
 		tr.RecvTime = tr.EventTime + 900_000

@@ -29,9 +29,9 @@ func planToken(topic string, incarnation event.ID, partition int32, first, last 
 // at a time.
 func (p *partition) land(ctx context.Context, b *batch) error {
 	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.place.partition, Incarnation: p.assignment.Incarnation,
+		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation,
 		First: b.first, Last: b.next - 1,
-		Epoch: uint32(p.assignment.Generation), //nolint:gosec // counts from 0
+		Epoch: uint32(p.assignment.Generation),
 	}
 	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
 	if err := p.role.step("before plan"); err != nil {
@@ -72,13 +72,13 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 		if rejected[name] || errors.Is(err, clickhouse.ErrRefused) {
 			var refused int
 			refused, err = p.isolate(ctx, &plan, i, name)
-			row.Refused += uint64(refused) //nolint:gosec // counts from 0
+			row.Refused += uint64(refused)
 			rows -= refused
 		}
 		if err != nil {
 			return err
 		}
-		row.Rows[block.Table()] += uint64(rows) //nolint:gosec // at least 0
+		row.Rows[block.Table()] += uint64(rows)
 		if err := p.role.step("between tables"); err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 	if err := p.role.step("before landed"); err != nil {
 		return err
 	}
-	if err := p.role.retry(ctx, "proving "+p.place.String(), func(ctx context.Context) error {
+	if err := p.role.retry(ctx, "proving "+p.String(), func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, p.role.cfg.InsertTimeout)
 		defer cancel()
 		return p.role.store.Land(ctx, row)
@@ -117,7 +117,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 func (p *partition) insert(ctx context.Context, block Block, token string) error {
 	r := p.role
 	seconds := r.metrics.table(block.Table()).insert
-	err := r.retry(ctx, "inserting "+p.place.String(), func(ctx context.Context) error {
+	err := r.retry(ctx, "inserting "+p.String(), func(ctx context.Context) error {
 		select {
 		case r.inserts <- struct{}{}:
 		case <-ctx.Done():
@@ -143,11 +143,11 @@ func (p *partition) insert(ctx context.Context, block Block, token string) error
 func (p *partition) announce(ctx context.Context, plan *event.SinkPlan) error {
 	plan.Time = p.role.env.Clock.Now().UnixNano()
 	value := event.Marshal(plan)
-	err := p.role.retry(ctx, "planning "+p.place.String(), func(ctx context.Context) error {
+	err := p.role.retry(ctx, "planning "+p.String(), func(ctx context.Context) error {
 		if err := p.plans.Err(); err != nil {
 			return component.Fatal(err)
 		}
-		_, err := appendWait(ctx, p.plans, event.TopicSinkState, p.place.partition, []byte(p.place.String()), value)
+		_, err := appendWait(ctx, p.plans, event.TopicSinkState, p.partition, []byte(p.String()), value)
 		return err
 	})
 	if err != nil && p.plans.Err() != nil {
@@ -203,7 +203,7 @@ func (p *partition) bury(ctx context.Context, refused []refusal) error {
 	if p.topic == event.TopicDead {
 		return nil
 	}
-	err := p.role.retry(ctx, "burying records of "+p.place.String(), func(ctx context.Context) error {
+	err := p.role.retry(ctx, "burying records of "+p.String(), func(ctx context.Context) error {
 		if err := p.role.dead.Err(); err != nil {
 			return component.Fatal(err)
 		}
@@ -232,12 +232,12 @@ func (p *partition) buryOnce(ctx context.Context, refused []refusal) error {
 		note(err)
 		wait.Done()
 	}
-	key := []byte(p.place.String())
+	key := []byte(p.String())
 	for i := range refused {
 		letter := &event.Dead{
 			Role: roleName, Reason: refused[i].reason, Key: refused[i].key, Value: refused[i].value,
 			Time:    p.role.env.Clock.Now().UnixNano(),
-			Lineage: event.Lineage{Topic: p.topic, Partition: p.place.partition, Offset: refused[i].offset},
+			Lineage: event.Lineage{Topic: p.topic, Partition: p.partition, Offset: refused[i].offset},
 		}
 		letter.ID = event.DeadID(roleName, letter.Lineage, letter.Value)
 		wait.Add(1)

@@ -83,12 +83,12 @@ func (p *partition) gatherTail(ctx context.Context) error {
 		return err
 	}
 	var end int64
-	if err := p.role.retry(ctx, "asking for the end of "+p.place.String(), func(ctx context.Context) error {
+	if err := p.role.retry(ctx, "asking for the end of "+p.String(), func(ctx context.Context) error {
 		bounds, err := p.role.client.Offsets(ctx, p.topic)
 		if err != nil {
 			return err
 		}
-		end = bounds[p.place.partition].End
+		end = bounds[p.partition].End
 		return nil
 	}); err != nil {
 		return err
@@ -107,7 +107,7 @@ func (p *partition) gatherTail(ctx context.Context) error {
 // read opens a reader over [first, end) of the partition.
 func (p *partition) read(ctx context.Context, first, end int64) (*bus.Reader, error) {
 	reader, err := p.role.client.NewReader(ctx, bus.ReaderConfig{
-		Topic: p.topic, Partition: p.place.partition, Offset: first, KeepCopies: true,
+		Topic: p.topic, Partition: p.partition, Offset: first, KeepCopies: true,
 	}, p.role.env)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s again from offset %d: %w", p.place, first, err)
@@ -122,7 +122,8 @@ func (p *partition) read(ctx context.Context, first, end int64) (*bus.Reader, er
 func (p *partition) gather(ctx context.Context, src source) error {
 	ctx, cancel := context.WithCancel(ctx)
 	fetched := startFetch(ctx, src)
-	landing := make(chan error, 1)
+	type outcome struct{ err error }
+	landing := make(chan outcome, 1)
 	inFlight := false
 	defer func() {
 		cancel()
@@ -181,7 +182,7 @@ func (p *partition) gather(ctx context.Context, src source) error {
 			go func() {
 				err := p.land(ctx, b)
 				budget.put(b.bytes)
-				landing <- err
+				landing <- outcome{err}
 			}()
 			continue
 		}
@@ -203,10 +204,10 @@ func (p *partition) gather(ctx context.Context, src source) error {
 				continue
 			}
 			pending = records
-		case err := <-landing:
+		case o := <-landing:
 			inFlight = false
-			if err != nil {
-				return err
+			if o.err != nil {
+				return o.err
 			}
 		case <-flush.C:
 		case <-freed:
@@ -249,7 +250,7 @@ func (p *partition) add(b *batch, rec *bus.Record) error {
 // batch makes the i-th of the two batches that gather and land use in turn.
 func (p *partition) batch(i int) *batch {
 	if p.batches[i] == nil {
-		p.batches[i] = &batch{rows: p.role.store.NewBatch(p.topic, p.assignment.Incarnation, p.place.partition)}
+		p.batches[i] = &batch{rows: p.role.store.NewBatch(p.topic, p.assignment.Incarnation, p.partition)}
 	}
 	p.batches[i].reset(p.next)
 	return p.batches[i]

@@ -63,14 +63,14 @@ func Prove(ctx context.Context, log logBounds, db landedRows) ([]Proof, error) {
 			return nil, fmt.Errorf("proving what has landed of %s: %w", topic, err)
 		}
 		for n, b := range bounds {
-			p := Proof{Topic: topic, Partition: int32(n), Start: b.Start, End: b.End} //nolint:gosec // a partition's number
+			p := Proof{Topic: topic, Partition: int32(n), Start: b.Start, End: b.End}
 			if l, ok := known[key{topic, log.Incarnation(topic), p.Partition}]; ok {
 				// Retention may have moved the log's start; what it has not moved must
 				// have landed.
 				p.Start = min(p.Start, l.Start)
 				p.Rows, p.Control, p.Refused, p.SecondCopies, p.Expired = l.Rows, l.Control, l.Refused, l.SecondCopies, l.Expired
 			}
-			p.Missing = p.End - p.Start - int64(p.Rows+p.Control+p.Refused+p.SecondCopies+p.Expired) //nolint:gosec // counts of records
+			p.Missing = p.End - p.Start - int64(p.Rows+p.Control+p.Refused+p.SecondCopies+p.Expired)
 			all = append(all, p)
 		}
 	}

@@ -18,10 +18,10 @@ const supersededPatience = 15 * time.Second
 // state.sinks, the other cannot announce anything there, so it cannot land
 // anything either that this one does not know of.
 func (p *partition) open(ctx context.Context) error {
-	err := p.role.retry(ctx, "owning "+p.place.String(), func(ctx context.Context) (err error) {
+	err := p.role.retry(ctx, "owning "+p.String(), func(ctx context.Context) (err error) {
 		p.plans, err = p.role.client.NewProducer(ctx, bus.ProducerConfig{
 			Name: roleName + ".state", Blocking: true, QueueBytes: 1 << 20,
-			Owner: fmt.Sprintf("autohedge.%s.%s.%d", roleName, p.topic, p.place.partition),
+			Owner: fmt.Sprintf("autohedge.%s.%s.%d", roleName, p.topic, p.partition),
 		}, p.role.env)
 		return err
 	})
@@ -49,7 +49,7 @@ func (p *partition) recover(ctx context.Context) error {
 		return err
 	}
 	var end int64
-	if err := p.role.retry(ctx, "settling "+p.place.String(), func(ctx context.Context) (err error) {
+	if err := p.role.retry(ctx, "settling "+p.String(), func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, p.role.cfg.InsertTimeout)
 		defer cancel()
 		end, err = p.role.store.Settle(ctx, plan)
@@ -83,7 +83,7 @@ func (p *partition) claim(ctx context.Context) (event.SinkPlan, error) {
 		return event.SinkPlan{}, err
 	}
 	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.place.partition, Incarnation: p.assignment.Incarnation,
+		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation,
 		First: p.assignment.Start, Last: p.assignment.Start - 1,
 	}
 	if known != nil {
@@ -92,7 +92,7 @@ func (p *partition) claim(ctx context.Context) (event.SinkPlan, error) {
 		plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
 	}
 	for {
-		plan.Epoch = uint32(p.assignment.Generation) //nolint:gosec // counts from 0
+		plan.Epoch = uint32(p.assignment.Generation)
 		if err := p.announce(ctx, &plan); err != nil {
 			return plan, err
 		}
@@ -126,7 +126,7 @@ func (p *partition) superseded(ctx context.Context, err error) error {
 
 // known reads what state.sinks says of the partition.
 func (p *partition) known(ctx context.Context) (known *planned, end int64, err error) {
-	err = p.role.retry(ctx, "reading the plans of "+p.place.String(), func(ctx context.Context) (err error) {
+	err = p.role.retry(ctx, "reading the plans of "+p.String(), func(ctx context.Context) (err error) {
 		known, end, err = p.role.plans.read(ctx, p.place)
 		return err
 	})
@@ -161,7 +161,7 @@ func (p *partition) check(plan event.SinkPlan, end int64) error {
 	if from < a.Start {
 		return fmt.Errorf("landing %s: offset %d lands next, but retention has taken everything below %d, so %d records never landed; "+
 			"`autohedge topics skip %s %d %d` counts them as expired and goes on",
-			p.place, from, a.Start, a.Start-from, p.topic, p.place.partition, a.Start)
+			p.place, from, a.Start, a.Start-from, p.topic, p.partition, a.Start)
 	}
 	return nil
 }

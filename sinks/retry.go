@@ -48,7 +48,7 @@ func (r *Role) retry(ctx context.Context, what string, do func(context.Context) 
 		if quiet, ok := r.warn.allow(); ok {
 			r.env.Log.Warn("trying again", "what", what, "err", err, "since", since, "unlogged", quiet)
 		}
-		pause := wait/2 + rand.N(wait/2) //nolint:gosec // jitter
+		pause := wait/2 + rand.N(wait/2)
 		var after *component.RetryAfterError
 		if errors.As(err, &after) {
 			pause = after.Wait

@@ -220,7 +220,7 @@ func (r *Role) watchLag(ctx context.Context) {
 			}
 			for n, b := range bounds {
 				r.mu.Lock()
-				p := r.owned[place{topic, int32(n)}] //nolint:gosec // a partition's number
+				p := r.owned[place{topic, int32(n)}]
 				r.mu.Unlock()
 				if p != nil {
 					p.lag.Set(float64(max(0, b.End-p.landed.Load())))

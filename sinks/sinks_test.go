@@ -319,7 +319,7 @@ var errCrash = errors.New("crashed")
 // TestCrashes ends the role at random steps while the database answers wrongly
 // now and then, and starts it again, until everything has landed.
 func TestCrashes(t *testing.T) {
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // printed below
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	w := newWorld(t)

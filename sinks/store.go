@@ -77,7 +77,7 @@ func records(l *clickhouse.Landed) int64 {
 	for _, rows := range l.Rows {
 		n += rows
 	}
-	return int64(n) //nolint:gosec // a plan holds at most a few million records
+	return int64(n)
 }
 
 // clickHouse is Store over the plug-in.
