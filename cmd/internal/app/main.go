@@ -69,8 +69,8 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	}
 	var ce *codeError
 	if errors.As(err, &ce) {
-		if ce.err != nil && !errors.Is(ce.err, errSaid) {
-			fmt.Fprintf(errOut, "autohedge: %v\n", ce.err)
+		if !errors.Is(err, errSaid) {
+			fmt.Fprintf(errOut, "autohedge: %v\n", err)
 		}
 		return ce.code
 	}

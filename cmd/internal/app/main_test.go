@@ -94,10 +94,19 @@ func start(t *testing.T, args ...string) *process {
 			p.kill()
 		}
 		if t.Failed() {
-			t.Logf("autohedge %s (%v)\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), p.cmd.ProcessState, p.out.String(), p.err.String())
+			t.Logf("autohedge %s (%v)\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), p.cmd.ProcessState, lastOf(p.out.String()), lastOf(p.err.String()))
 		}
 	})
 	return p
+}
+
+// lastOf is the end of a text, where the news is.
+func lastOf(s string) string {
+	const n = 4000
+	if len(s) <= n {
+		return s
+	}
+	return "[...]" + s[len(s)-n:]
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
