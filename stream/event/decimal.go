@@ -41,14 +41,13 @@ var (
 )
 
 // NewDecimal returns mantissa * 10^-scale. It panics when scale exceeds
-// MaxScale or the value does not fit Decimal(38, 18), a mistake of the
-// programmer; use ParseDecimal for input.
+// MaxScale, a mistake of the programmer; use ParseDecimal for input. Every
+// 64-bit mantissa fits: 2^63 * 10^18 is below 10^38.
 func NewDecimal(mantissa int64, scale uint8) Decimal {
-	d := Decimal{hi: mantissa >> 63, lo: uint64(mantissa), scale: scale}
-	if !d.fits() {
-		panic(fmt.Sprintf("making decimal %de-%d: %v", mantissa, scale, ErrNotExact))
+	if scale > MaxScale {
+		panic(ErrNotExact)
 	}
-	return d
+	return Decimal{hi: mantissa >> 63, lo: uint64(mantissa), scale: scale}
 }
 
 // ParseDecimal reads a JSON number or the text inside a JSON string: digits with

@@ -500,10 +500,8 @@ func decodeDecimal(b []byte) (Decimal, error) {
 			return Decimal{}, errBadDecimal
 		}
 	}
-	if d.scale != 0 || !d.narrow() {
-		if !d.fits() {
-			return Decimal{}, errBadDecimal
-		}
+	if !d.narrow() && !d.fits() {
+		return Decimal{}, errBadDecimal
 	}
 	return d, nil
 }

@@ -145,7 +145,8 @@ func (f *Folder) Lock(part string) (*Lock, error) {
 		}
 		return nil, fmt.Errorf("locking %s %s: %w", what, path, err)
 	}
-	if err := file.Truncate(0); err == nil {
+	err = file.Truncate(0)
+	if err == nil {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
