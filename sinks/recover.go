@@ -137,7 +137,7 @@ func (p *partition) known(ctx context.Context) (known *planned, end int64, err e
 // has; end is one past the last offset that landed, 0 when nothing did.
 func (p *partition) check(plan event.SinkPlan, end int64) error {
 	const ways = "start with the data that belongs together, or begin anew with `autohedge demo --fresh`, " +
-		"or land into a database of its own with `autohedge run --session NAME`"
+		"or name a database of its own in clickhouse.database"
 	a := p.assignment
 	from := plan.First
 	planned := fmt.Sprintf("offsets %d-%d", plan.First, plan.Last)
@@ -160,8 +160,8 @@ func (p *partition) check(plan event.SinkPlan, end int64) error {
 	}
 	if from < a.Start {
 		return fmt.Errorf("landing %s: offset %d lands next, but retention has taken everything below %d, so %d records never landed; "+
-			"`autohedge topics skip %s %d %d` counts them as expired and goes on",
-			p.place, from, a.Start, a.Start-from, p.topic, p.partition, a.Start)
+			"bring them back from a copy of the log and raise the topic's retention, or %s",
+			p.place, from, a.Start, a.Start-from, ways)
 	}
 	return nil
 }

@@ -582,7 +582,7 @@ func TestCheck(t *testing.T) {
 		{"plan open", plan, 0, 500, 100, nil},
 		{"first plan open", plan, 100, 500, 0, nil},
 		{"retention took what has landed", plan, 200, 500, 200, nil},
-		{"retention took the open plan", plan, 150, 500, 100, []string{"100", "150", "50 records", "topics skip"}},
+		{"retention took the open plan", plan, 150, 500, 100, []string{"100", "150", "50 records", "clickhouse.database"}},
 		{"retention took more", plan, 260, 500, 200, []string{"200", "260", "60 records"}},
 		{"log cut short", plan, 0, 150, 200, []string{"150", "100-199", "--fresh"}},
 		{"empty database", plan, 0, 500, 0, []string{"100-199", "another database"}},

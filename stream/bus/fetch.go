@@ -229,7 +229,7 @@ func (f *fetcher) fits(data []byte, next int64, aligned bool) (batchHead, error)
 	case err != nil:
 		return h, err
 	case h.base > next && !f.compacted:
-		return h, fmt.Errorf("the log goes on at offset %d where %d is next: %d records are missing; `autohedge topics skip` goes on without them and states the gap",
+		return h, fmt.Errorf("the log goes on at offset %d where %d is next: %d records are missing; bring the log back from a copy, or begin anew in another data folder (--data) or session",
 			h.base, next, h.base-next)
 	case h.base < next && aligned:
 		return h, fmt.Errorf("a batch begins at offset %d where %d is next", h.base, next)

@@ -115,12 +115,12 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 }
 
 func overtaken(where string, offset int64, b Bounds) error {
-	return fmt.Errorf("reading %s: offset %d is wanted, but the log begins at %d: %d records are gone; `autohedge topics skip` goes on without them and states the gap",
+	return fmt.Errorf("reading %s: offset %d is wanted, but the log begins at %d: %d records are gone; bring the log back from a copy and raise the topic's retention, or begin anew in another data folder (--data)",
 		where, offset, b.Start, b.Start-offset)
 }
 
 func truncated(where string, offset int64, b Bounds) error {
-	return fmt.Errorf("reading %s: offset %d is wanted, but the log ends at %d, %d records before: this is another log or it was cut; `autohedge topics skip` goes on from its end",
+	return fmt.Errorf("reading %s: offset %d is wanted, but the log ends at %d, %d records before: this is another log or it was cut: bring the one that belongs to this folder back, or begin anew in another data folder (--data)",
 		where, offset, b.End, offset-b.End)
 }
 
