@@ -94,8 +94,13 @@ type Paper struct {
 	cfg PaperConfig
 	env component.Env
 
-	mu      sync.Mutex
+	// writing is held for a whole change, its sync included, and comes before mu;
+	// what both guard is changed under both. So a quote waits for no disk, unless
+	// a resting order is to be filled.
+	writing sync.Mutex
 	file    *ledgerFile
+
+	mu      sync.Mutex
 	broken  error // why nothing is accepted any more
 	seq     uint64
 	orders  map[string]*paperOrder
@@ -177,13 +182,17 @@ func (p *Paper) market(venue, symbol string) *market {
 }
 
 // commit writes an entry, syncs it, applies it and tells who waits. When the
-// disk fails nobody knows what is on it: the broker answers nothing more.
+// disk fails nobody knows what is on it: the broker answers nothing more. It is
+// called with p.writing.
 func (p *Paper) commit(o *paperOrder, e *entry) error {
 	e.Report.Seq = p.seq + 1
 	e.Report.ClientOrderID = cmp.Or(e.Report.ClientOrderID, o.ClientOrderID)
 	e.Report.BrokerOrderID = cmp.Or(o.report.BrokerOrderID, "P"+strconv.FormatUint(e.Report.Seq, 10))
 	e.Report.Time = p.env.Clock.Now().UnixNano()
-	if err := p.file.append(e); err != nil {
+	err := p.file.append(e)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
 		p.broken = fmt.Errorf("writing the paper broker's ledger: %w", err)
 		return p.broken
 	}
@@ -204,14 +213,8 @@ func (p *Paper) commit(o *paperOrder, e *entry) error {
 // Submit implements Broker. One entry holds the order and all that it came to at
 // once, so that a crash leaves all of it or nothing.
 func (p *Paper) Submit(_ context.Context, o Order) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken != nil {
-		return p.broken
-	}
-	if _, dup := p.orders[o.ClientOrderID]; dup {
-		return fmt.Errorf("submitting order %s: the client order id was used before", o.ClientOrderID)
-	}
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	po := &paperOrder{Order: o, left: o.Qty}
 	e := &entry{Order: &o, Report: Report{ClientOrderID: o.ClientOrderID, State: event.OrderAccepted}}
 	if err := p.match(po, e); err != nil {
@@ -222,6 +225,14 @@ func (p *Paper) Submit(_ context.Context, o Order) error {
 
 // match decides what becomes of a new order.
 func (p *Paper) match(o *paperOrder, e *entry) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.broken != nil {
+		return p.broken
+	}
+	if _, dup := p.orders[o.ClientOrderID]; dup {
+		return fmt.Errorf("submitting order %s: the client order id was used before", o.ClientOrderID)
+	}
 	r := &e.Report
 	reject := func(reason, detail string) error {
 		r.State, r.Reason, r.Detail = event.OrderRejected, reason, detail
@@ -340,47 +351,71 @@ func (p *Paper) execute(o *paperOrder, m *market, price, qty event.Decimal, l ev
 // oldest first, up to its size.
 func (p *Paper) Quote(q *Quote) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	m := p.market(q.Venue, q.Symbol)
 	m.quote, m.seen = *q, true
 	m.bidTaken, m.askTaken = event.Decimal{}, event.Decimal{}
-	if len(m.resting) == 0 || p.broken != nil {
+	idle := len(m.resting) == 0 || p.broken != nil
+	p.mu.Unlock()
+	if idle {
 		return
 	}
-	for _, o := range slices.Clone(m.resting) {
-		price, size, ok := p.touch(m, o.Side)
-		if !ok || size.Sign() <= 0 || worse(o.Side, price, o.LimitPrice.Decimal) {
-			continue
-		}
-		qty := size
-		if o.left.Cmp(size) < 0 {
-			qty = o.left
-		}
-		x, err := p.execute(o, m, o.LimitPrice.Decimal, qty, event.Maker, p.execs+1)
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	p.mu.Lock()
+	resting := slices.Clone(m.resting)
+	p.mu.Unlock()
+	for _, o := range resting {
+		e, err := p.cross(o, m)
 		if err != nil {
 			p.env.Log.Error("leaving a resting order unfilled", "order", o.ClientOrderID, "err", err)
 			continue
 		}
-		e := &entry{Report: Report{State: event.OrderPartiallyFilled, Fills: []Execution{x}}}
-		if qty.Cmp(o.left) == 0 {
-			e.Report.State = event.OrderFilled
+		if e == nil {
+			continue
 		}
 		if err := p.commit(o, e); err != nil {
 			p.env.Log.Error("stopping the paper broker", "err", err)
 			return
 		}
-		m.take(o.Side, qty)
 	}
+}
+
+// cross fills a resting order against the quote as far as it can, or returns
+// nothing.
+func (p *Paper) cross(o *paperOrder, m *market) (*entry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	price, size, ok := p.touch(m, o.Side)
+	if p.broken != nil || !ok || size.Sign() <= 0 || worse(o.Side, price, o.LimitPrice.Decimal) {
+		return nil, nil
+	}
+	qty := size
+	if o.left.Cmp(size) < 0 {
+		qty = o.left
+	}
+	x, err := p.execute(o, m, o.LimitPrice.Decimal, qty, event.Maker, p.execs+1)
+	if err != nil {
+		return nil, err
+	}
+	m.take(o.Side, qty)
+	e := &entry{Report: Report{State: event.OrderPartiallyFilled, Fills: []Execution{x}}}
+	if qty.Cmp(o.left) == 0 {
+		e.Report.State = event.OrderFilled
+	}
+	return e, nil
 }
 
 // Cancel implements Broker.
 func (p *Paper) Cancel(_ context.Context, clientOrderID string) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken != nil {
-		return p.broken
-	}
 	o, ok := p.orders[clientOrderID]
+	broken := p.broken
+	p.mu.Unlock()
+	if broken != nil {
+		return broken
+	}
 	if !ok {
 		return fmt.Errorf("canceling order %s: %w", clientOrderID, ErrNotFound)
 	}
@@ -390,8 +425,10 @@ func (p *Paper) Cancel(_ context.Context, clientOrderID string) error {
 	return p.commit(o, &entry{Report: Report{State: event.OrderCanceled, Reason: "requested"}})
 }
 
-// Query implements Broker.
+// Query implements Broker. It waits for an order that is being submitted.
 func (p *Paper) Query(_ context.Context, clientOrderID string) (Report, error) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken != nil {
@@ -434,6 +471,8 @@ func (p *Paper) Next(ctx context.Context, after uint64) ([]Report, error) {
 
 // Close implements Broker.
 func (p *Paper) Close() error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if errors.Is(p.broken, errClosed) {
