@@ -204,7 +204,7 @@ func (r *Role) Drain(ctx context.Context) error {
 func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	o, err := r.restore(ctx, a.Partition)
+	o, err := r.restore(ctx, a.Partition, func(err error) { cancel(err) })
 	if err != nil {
 		return err
 	}
@@ -215,6 +215,11 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 	for _, acc := range o.accounts {
 		background.Go(func() {
 			if err := o.reports(ctx, acc); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		})
+		background.Go(func() {
+			if err := o.sends(ctx, acc); err != nil && ctx.Err() == nil {
 				cancel(err)
 			}
 		})

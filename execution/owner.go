@@ -25,11 +25,16 @@ type account struct {
 	broker  broker.Broker
 	profile broker.Profile
 	gate    *risk.Gate
+	// outgoing are the orders that stand in the order log and wait to be sent.
+	outgoing chan *outgoing
 }
 
 // working is an order that is not done, with what the machine's clock says of it.
 type working struct {
 	*order
+	// sending says that it is on its way from the order log to the broker, or is
+	// being sent; sentAt is when that began.
+	sending      bool
 	sentAt       time.Time
 	askedAt      time.Time
 	missingSince time.Time // since when the broker says it does not know it
@@ -44,7 +49,17 @@ type owner struct {
 	producer  *bus.Producer
 	epoch     uint32
 	accounts  map[string]*account
+	// slots bounds the decisions in flight; fail ends the owner.
+	slots chan struct{}
+	fail  func(error)
 
+	// settling is held by whoever carries a broker's word into the logs, also
+	// while it waits for acknowledgements. It comes before mu.
+	settling sync.Mutex
+	nextMark int64
+
+	// mu is never held while anything is waited for. Of an open order, who holds
+	// settling changes state, under both, and the sender sentAt and sending.
 	mu   sync.Mutex
 	book *ledger.Book
 	// orders has every order, open those that are not done; children counts the
@@ -53,14 +68,13 @@ type owner struct {
 	open     map[string]*working
 	children map[event.ID]int
 	unknowns int
-	nextMark int64
 }
 
 // restore reads the partition of the order log, fills and positions whole, opens
 // the accounts' brokers and asks them about every order that is not done.
-func (r *Role) restore(ctx context.Context, partition int32) (*owner, error) {
+func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (*owner, error) {
 	o := &owner{
-		role: r, partition: partition, accounts: make(map[string]*account), book: ledger.NewBook(),
+		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account), book: ledger.NewBook(),
 		orders: make(map[string]*order), open: make(map[string]*working), children: make(map[event.ID]int),
 	}
 	var err error
@@ -89,14 +103,14 @@ func (r *Role) restore(ctx context.Context, partition int32) (*owner, error) {
 		if err != nil {
 			return nil, fmt.Errorf("opening account %s: %w", name, err)
 		}
-		o.accounts[name] = &account{cfg: cfg, broker: b, profile: spec.New.Profile, gate: risk.NewGate(cfg.Limits)}
+		o.accounts[name] = &account{cfg: cfg, broker: b, profile: spec.New.Profile, gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
 	}
 	filled, err := o.read(ctx)
 	if err != nil {
 		return nil, component.Fatal(err)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.settling.Lock()
+	defer o.settling.Unlock()
 	if err := o.reconcile(ctx, filled); err != nil {
 		return nil, err
 	}
@@ -239,6 +253,7 @@ func (o *owner) close() {
 
 // consume handles decisions until the partition is lost or drained.
 func (o *owner) consume(ctx context.Context, a *bus.Assignment) error {
+	done := progress{commit: a.Commit}
 	for {
 		records, err := a.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -248,10 +263,14 @@ func (o *owner) consume(ctx context.Context, a *bus.Assignment) error {
 			return err
 		}
 		for i := range records {
-			if err := o.decide(ctx, &records[i]); err != nil {
+			select {
+			case o.slots <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := o.decide(ctx, &records[i], done.begin(records[i].Offset)); err != nil {
 				return err
 			}
-			a.Commit(records[i].Offset + 1)
 		}
 	}
 }
@@ -284,15 +303,16 @@ func (o *owner) reports(ctx context.Context, acc *account) error {
 }
 
 func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) error {
+	o.settling.Lock()
+	defer o.settling.Unlock()
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	ord := o.orders[r.ClientOrderID]
+	ord, w := o.orders[r.ClientOrderID], o.open[r.ClientOrderID]
+	o.mu.Unlock()
 	if ord == nil || ord.last.Account != acc.cfg.Name {
 		o.role.metrics.orphans.Inc()
 		o.role.env.Log.Error("leaving out a report on an order that the order log does not know", "account", acc.cfg.Name, "order", r.ClientOrderID, "state", r.State)
 		return nil
 	}
-	w := o.open[r.ClientOrderID]
 	if w == nil {
 		w = &working{order: ord} // done, but a fill may come late
 	}
@@ -307,16 +327,27 @@ func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) erro
 }
 
 func (o *owner) askAll(ctx context.Context, acc *account) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(o.open)) {
-		if w := o.open[id]; w.last.Account == acc.cfg.Name {
+	o.settling.Lock()
+	defer o.settling.Unlock()
+	for _, w := range o.working() {
+		if w.last.Account == acc.cfg.Name {
 			if err := o.ask(ctx, w); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// working lists the open orders by id, as they are now.
+func (o *owner) working() []*working {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := make([]*working, 0, len(o.open))
+	for _, id := range slices.Sorted(maps.Keys(o.open)) {
+		out = append(out, o.open[id])
+	}
+	return out
 }
 
 // ticks does what time alone brings.
@@ -336,14 +367,16 @@ func (o *owner) ticks(ctx context.Context) error {
 }
 
 func (o *owner) tick(ctx context.Context, machine time.Time) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.settling.Lock()
+	defer o.settling.Unlock()
 	cfg := &o.role.cfg
-	for _, id := range slices.Sorted(maps.Keys(o.open)) {
-		w := o.open[id]
-		switch w.state() {
+	for _, w := range o.working() {
+		o.mu.Lock()
+		state, sentAt := w.state(), w.sentAt
+		o.mu.Unlock()
+		switch state {
 		case event.OrderSubmitting:
-			if machine.Sub(w.sentAt) >= cfg.AckTimeout {
+			if !sentAt.IsZero() && machine.Sub(sentAt) >= cfg.AckTimeout {
 				if err := o.lose(ctx, w, reasonUnconfirmed, fmt.Sprintf("the broker said nothing for %s", cfg.AckTimeout)); err != nil {
 					return err
 				}
@@ -386,7 +419,10 @@ func (o *owner) cancelHalted(ctx context.Context, w *working) {
 
 // markAll values every open position and records it.
 func (o *owner) markAll(ctx context.Context) error {
-	for _, k := range o.book.Keys(true) {
+	o.mu.Lock()
+	keys := o.book.Keys(true)
+	o.mu.Unlock()
+	for _, k := range keys {
 		top, ok := o.role.market.last(k.Venue, k.Symbol)
 		if !ok {
 			continue
@@ -400,12 +436,14 @@ func (o *owner) markAll(ctx context.Context) error {
 
 // record marks a position with the last quote and appends its next record.
 func (o *owner) record(ctx context.Context, k ledger.Key, from event.Lineage) error {
+	o.mu.Lock()
 	if top, ok := o.role.market.last(k.Venue, k.Symbol); ok {
 		if err := o.book.Mark(k, top.forLedger()); err != nil {
 			o.role.env.Log.Warn("keeping the last mark", "symbol", k.Symbol, "err", err)
 		}
 	}
 	p, err := o.book.Record(k, o.now(), from)
+	o.mu.Unlock()
 	if err != nil {
 		return component.Fatal(err)
 	}
@@ -446,12 +484,12 @@ func (o *owner) finish(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.settling.Lock()
+	defer o.settling.Unlock()
 	if err := o.markAll(ctx); err != nil {
 		return err
 	}
-	if n := len(o.open); n > 0 {
+	if n := len(o.working()); n > 0 {
 		o.role.env.Log.Info("orders keep working at their brokers", "partition", o.partition, "orders", n)
 	}
 	return o.producer.Flush(ctx)
@@ -459,10 +497,9 @@ func (o *owner) finish(ctx context.Context) error {
 
 // settle asks for every order that is not done and counts those that should be.
 func (o *owner) settle(ctx context.Context) (waiting int, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(o.open)) {
-		w := o.open[id]
+	o.settling.Lock()
+	defer o.settling.Unlock()
+	for _, w := range o.working() {
 		if err := o.ask(ctx, w); err != nil {
 			return 0, err
 		}

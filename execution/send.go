@@ -1,0 +1,142 @@
+package execution
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// inFlight bounds the decisions of one owner that are taken up and neither
+// refused nor sent.
+const inFlight = 64
+
+// outgoing is an order whose first entry is acknowledged, on its way to its
+// broker.
+type outgoing struct {
+	*working
+	order    broker.Order
+	reducing bool
+	until    time.Time // of the machine's clock: the decision's deadline
+}
+
+// sends passes an account's orders on to its broker, one after another, in the
+// order in which they stand in the order log. Limits and the order log go on
+// meanwhile.
+func (o *owner) sends(ctx context.Context, acc *account) error {
+	for {
+		select {
+		case out := <-acc.outgoing:
+			if err := o.send(ctx, acc, out); err != nil {
+				return err
+			}
+			o.free()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// send sends an order, once, whatever happens, and takes over what it came to at
+// once.
+func (o *owner) send(ctx context.Context, acc *account, out *outgoing) error {
+	if err := ctx.Err(); err != nil {
+		return err // whoever owns the partition next asks the broker
+	}
+	if err := o.reach(siteSubmitting); err != nil {
+		return err
+	}
+	w := out.working
+	var sent error
+	reason, detail := o.begin(out)
+	if reason == "" {
+		if halted := o.role.board.send(w.last.Account, w.last.Venue, w.last.Symbol, func() {
+			// Losing the partition must not cut a request in two.
+			sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.role.cfg.AckTimeout)
+			defer cancel()
+			sent = acc.broker.Submit(sctx, out.order)
+		}); halted != "" {
+			reason, detail = risk.KillSwitch, "halted before it was sent: "+halted
+		} else if err := o.reach(siteSent); err != nil {
+			return err
+		}
+	}
+	o.settling.Lock()
+	defer o.settling.Unlock()
+	o.mu.Lock()
+	w.sending = false
+	late := w.state() == event.OrderUnknown // the answer took longer than it may
+	o.mu.Unlock()
+	switch {
+	case reason != "":
+		return o.move(ctx, w, func(at stamp) (event.OrderEvent, bool) { return w.notPlaced(reason, detail, at) })
+	case sent != nil:
+		if err := o.lose(ctx, w, reasonSubmit, sent.Error()); err != nil {
+			return err
+		}
+		return o.ask(ctx, w)
+	case acc.profile.Immediate || late:
+		return o.ask(ctx, w)
+	}
+	return nil
+}
+
+// begin notes that an order is about to be sent, or says why it must not be any
+// more: it waited behind others of its account, and meanwhile its deadline passed
+// or one of them came to be unknown.
+func (o *owner) begin(out *outgoing) (reason, detail string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	if late := now.Sub(out.until); late > 0 {
+		return risk.Expired, fmt.Sprintf("%s past the deadline before it was sent, at most 0s is allowed", late)
+	}
+	for id, other := range o.open {
+		if !out.reducing && other.last.Account == out.last.Account && other.state() == event.OrderUnknown {
+			return risk.UnknownOrder, fmt.Sprintf("before it was sent, order %s of the account came to have an unknown outcome, 0 such orders are allowed", id)
+		}
+	}
+	out.sentAt = now
+	return "", ""
+}
+
+// progress tells how far the decisions of a partition are done: up to the first
+// of which nothing is acknowledged yet. Its methods are safe for concurrent use
+// and do not block.
+type progress struct {
+	commit func(next int64)
+
+	mu   sync.Mutex
+	open []*mark // in offset order
+}
+
+type mark struct {
+	offset int64
+	done   bool
+}
+
+// begin notes that a record is taken up and returns what must be called when it
+// is done.
+func (p *progress) begin(offset int64) func() {
+	m := &mark{offset: offset}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = append(p.open, m)
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		m.done = true
+		n := 0
+		for n < len(p.open) && p.open[n].done {
+			n++
+		}
+		if n > 0 {
+			p.commit(p.open[n-1].offset + 1)
+			p.open = append(p.open[:0], p.open[n:]...)
+		}
+	}
+}
