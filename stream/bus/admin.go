@@ -167,7 +167,7 @@ func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
 			if len(parts) != want {
 				return nil, component.Fatal(c.wrongPartitions(name, spec, len(parts), want))
 			}
-			found[spec.Name] = int32(len(parts)) //nolint:gosec // a partition count
+			found[spec.Name] = int32(len(parts))
 		}
 		if missing == "" {
 			return found, nil
@@ -217,7 +217,7 @@ func (c *Client) Offsets(ctx context.Context, topic string) ([]Bounds, error) {
 	}
 	want := make([]int32, n)
 	for i := range want {
-		want[i] = int32(i) //nolint:gosec // a partition number
+		want[i] = int32(i)
 	}
 	return c.bounds(ctx, topic, want)
 }
@@ -261,7 +261,7 @@ func (c *Client) listOffsets(ctx context.Context, name string, partitions []int3
 		if p.Error != nil {
 			return nil, p.Error
 		}
-		if i := slices.Index(partitions, int32(p.Partition)); i >= 0 { //nolint:gosec // a partition number
+		if i := slices.Index(partitions, int32(p.Partition)); i >= 0 {
 			bounds[i] = Bounds{p.FirstOffset, p.LastOffset}
 		}
 	}

@@ -57,7 +57,8 @@ func (b *batch) add(key, value []byte, done func(int64, error)) {
 	buf = appendZigzag(buf, int64(b.count))
 	buf = appendSized(buf, key)
 	buf = appendSized(buf, value)
-	b.buf = append(buf, 0) // no headers
+	buf = append(buf, 0) // no headers
+	b.buf = buf
 	b.done = append(b.done, done)
 	b.count++
 }
@@ -80,24 +81,24 @@ func (b *batch) seal(codec compress.Codec, producerID int64, epoch int16, sequen
 		}
 		if b.packed.Len() < len(b.buf) {
 			out = b.packed.Bytes()
-			attrs = uint16(codec.Code()) //nolint:gosec // 1 to 4
+			attrs = uint16(codec.Code())
 		}
 	}
 	be := binary.BigEndian
-	be.PutUint32(out, uint32(len(out)-sizePrefix)) //nolint:gosec // bounded by a record's size
+	be.PutUint32(out, uint32(len(out)-sizePrefix))
 	h := out[sizePrefix:]
 	be.PutUint64(h[baseOffsetAt:], 0)
-	be.PutUint32(h[lengthAt:], uint32(len(h)-lengthAt-4)) //nolint:gosec // as above
-	be.PutUint32(h[lengthAt+4:], 0xffffffff)              // leader epoch: unknown
+	be.PutUint32(h[lengthAt:], uint32(len(h)-lengthAt-4))
+	be.PutUint32(h[lengthAt+4:], 0xffffffff) // leader epoch: unknown
 	h[magicAt] = 2
 	be.PutUint16(h[attrsAt:], attrs)
-	be.PutUint32(h[lastDeltaAt:], uint32(b.count-1))   //nolint:gosec // positive
-	be.PutUint64(h[firstTimeAt:], uint64(b.time))      //nolint:gosec // positive
-	be.PutUint64(h[maxTimeAt:], uint64(b.time))        //nolint:gosec // positive
-	be.PutUint64(h[producerIDAt:], uint64(producerID)) //nolint:gosec // bits
-	be.PutUint16(h[epochAt:], uint16(epoch))           //nolint:gosec // bits
-	be.PutUint32(h[sequenceAt:], uint32(sequence))     //nolint:gosec // positive
-	be.PutUint32(h[countAt:], uint32(b.count))         //nolint:gosec // positive
+	be.PutUint32(h[lastDeltaAt:], uint32(b.count-1))
+	be.PutUint64(h[firstTimeAt:], uint64(b.time))
+	be.PutUint64(h[maxTimeAt:], uint64(b.time))
+	be.PutUint64(h[producerIDAt:], uint64(producerID))
+	be.PutUint16(h[epochAt:], uint16(epoch))
+	be.PutUint32(h[sequenceAt:], uint32(sequence))
+	be.PutUint32(h[countAt:], uint32(b.count))
 	be.PutUint32(h[crcAt:], crc32.Checksum(h[attrsAt:], castagnoli))
 	return out, nil
 }
@@ -135,7 +136,7 @@ func (b *batch) split(into *batch) {
 }
 
 func zigzagLen(v int64) int {
-	u := uint64(v)<<1 ^ uint64(v>>63) //nolint:gosec // zigzag
+	u := uint64(v)<<1 ^ uint64(v>>63)
 	n := 1
 	for u >= 0x80 {
 		u >>= 7
@@ -152,7 +153,7 @@ func sizedLen(field []byte) int {
 }
 
 func appendZigzag(b []byte, v int64) []byte {
-	u := uint64(v)<<1 ^ uint64(v>>63) //nolint:gosec // zigzag
+	u := uint64(v)<<1 ^ uint64(v>>63)
 	for u >= 0x80 {
 		b = append(b, byte(u)|0x80)
 		u >>= 7

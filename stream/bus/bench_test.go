@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 	"testing"
@@ -128,7 +129,7 @@ func BenchmarkConsume(b *testing.B) {
 		var tr event.Trade
 		for {
 			records, err := r.Next(b.Context())
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

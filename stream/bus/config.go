@@ -146,7 +146,7 @@ func (c *Config) mechanism() string {
 
 // codec returns the compression codec and its code; nil for none.
 func (c *Config) codec() compress.Codec {
-	code := compress.Compression(slices.Index(compressions, c.compression())) //nolint:gosec // at most 4
+	code := compress.Compression(slices.Index(compressions, c.compression()))
 	return code.Codec()
 }
 

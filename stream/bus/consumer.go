@@ -236,7 +236,7 @@ func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*A
 		}
 		ids := make([]int32, len(owned))
 		for i, p := range owned {
-			ids[i] = int32(p.ID) //nolint:gosec // a partition number
+			ids[i] = int32(p.ID)
 		}
 		bounds, err := k.client.bounds(ctx, topic, ids)
 		if err != nil {

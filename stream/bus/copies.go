@@ -104,14 +104,14 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 // other judges the identity in scratch by its hash: 95 bits with random seeds,
 // so that a false match has a chance of 2^-79 a record.
 func (c *copies) other(offset int64) bool {
-	h1, h2 := maphash.Bytes(c.seed1, c.scratch)|1, uint32(maphash.Bytes(c.seed2, c.scratch)) //nolint:gosec // a part of the hash
+	h1, h2 := maphash.Bytes(c.seed1, c.scratch)|1, uint32(maphash.Bytes(c.seed2, c.scratch))
 	return c.others.second(offset, h1, h2)
 }
 
 func (c *copies) trade(offset int64, s *series, number uint64) bool {
 	if number > s.highest {
 		s.highest = number
-		c.note(idEntry{h1: number, h2: s.id, at: uint32(offset)}, offset) //nolint:gosec // the low bits
+		c.note(idEntry{h1: number, h2: s.id, at: uint32(offset)}, offset)
 		return false
 	}
 	for range len(c.pending) {
@@ -120,7 +120,7 @@ func (c *copies) trade(offset int64, s *series, number uint64) bool {
 			c.oldest = 0
 		}
 		// The offset, from its low bits and the newest one's.
-		c.numbered.second(c.base-int64(uint32(c.base)-e.at), e.h1, e.h2) //nolint:gosec // the low bits
+		c.numbered.second(c.base-int64(uint32(c.base)-e.at), e.h1, e.h2)
 	}
 	c.pending, c.oldest = c.pending[:0], 0
 	return c.numbered.second(offset, number, s.id)
@@ -144,7 +144,7 @@ func (c *copies) seriesOf(key []byte, t event.Type, channel uint64) *series {
 	c.scratch = binary.AppendUvarint(append(append(c.scratch[:0], byte(t)), key...), channel)
 	s := c.series[string(c.scratch)]
 	if s == nil {
-		s = &series{id: uint32(len(c.series)), quotes: quoteWindow{at: -c.window - 1}} //nolint:gosec // a count
+		s = &series{id: uint32(len(c.series)), quotes: quoteWindow{at: -c.window - 1}}
 		c.series[string(c.scratch)] = s
 	}
 	return s
@@ -219,7 +219,7 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 			case number:
 				m.number = v
 			case connection:
-				m.connection = uint64(uint32(v)) //nolint:gosec // as the decoder reads it
+				m.connection = uint64(uint32(v))
 			case ordinal:
 				m.ordinal = v
 			case text:
@@ -232,11 +232,11 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 			}
 			switch num {
 			case text:
-				m.text = b[n : n+int(v)] //nolint:gosec // within b
+				m.text = b[n : n+int(v)]
 			case 1, number, connection, ordinal:
 				return false
 			}
-			b = b[n+int(v):] //nolint:gosec // within b
+			b = b[n+int(v):]
 		default:
 			n := protowire.ConsumeFieldValue(num, typ, b)
 			if n < 0 {
@@ -352,7 +352,7 @@ func (w *idWindow) second(offset int64, h1 uint64, h2 uint32) bool {
 		}
 		w.since = offset
 	}
-	low := uint32(offset) //nolint:gosec // the low bits tell offsets of a window apart
+	low := uint32(offset)
 	old := w.before.find(h1, h2)
 	seen := old != nil && int64(low-old.at) <= w.window
 	e, fresh := w.now.insert(h1, h2)
@@ -382,7 +382,7 @@ func (t *idTable) clear() {
 
 // slot returns where the identity is, or the empty entry where it belongs.
 func (t *idTable) slot(h1 uint64, h2 uint32) *idEntry {
-	mask := uint64(len(t.entries) - 1) //nolint:gosec // a length
+	mask := uint64(len(t.entries) - 1)
 	// Numbers follow one another: the multiplication spreads them (2^64 by the
 	// golden ratio), and its high bits choose the place.
 	for i := (h1 ^ uint64(h2)<<40) * 0x9e3779b97f4a7c15 >> 32 & mask; ; i = (i + 1) & mask {

@@ -113,7 +113,7 @@ func (c *Client) writeIncarnations(ctx context.Context, records []incarnationRec
 	}
 	for _, r := range records {
 		value := event.Marshal(&event.Incarnation{
-			Topic: r.topic, ID: r.id, Partitions: uint32(r.partitions), Time: c.env.Clock.Now().UnixNano(), //nolint:gosec // positive
+			Topic: r.topic, ID: r.id, Partitions: uint32(r.partitions), Time: c.env.Clock.Now().UnixNano(),
 		})
 		if err := p.Append(event.TopicMeta, 0, []byte(r.key), value, nil); err != nil {
 			_ = p.Close(ctx)

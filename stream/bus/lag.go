@@ -81,7 +81,7 @@ func (c *Client) Lag(ctx context.Context, group string, topics ...string) ([]Lag
 			}
 			b := bounds[p.Partition]
 			lags = append(lags, Lag{
-				Group: group, Topic: topic, Partition: int32(p.Partition), Committed: max(p.CommittedOffset, -1), //nolint:gosec // a partition number
+				Group: group, Topic: topic, Partition: int32(p.Partition), Committed: max(p.CommittedOffset, -1),
 				End: b.End, Records: max(b.End-max(p.CommittedOffset, b.Start), 0),
 			})
 		}

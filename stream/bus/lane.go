@@ -134,7 +134,7 @@ func (l *lane) run() {
 		if b == nil {
 			return
 		}
-		offset, err := int64(-1), error(ErrClosed)
+		offset, err := int64(-1), ErrClosed
 		if perr := l.p.Err(); perr != nil {
 			err = perr
 		}
@@ -188,7 +188,7 @@ func (l *lane) settle(b *batch, offset int64, err error) {
 	}
 	l.p.release(int64(b.queued))
 	l.mu.Lock()
-	l.settled += uint64(b.count)       //nolint:gosec // positive
+	l.settled += uint64(b.count)
 	if err == nil && len(l.free) < 2 { // an attempt that was given up may still read the bytes
 		b.reset()
 		l.free = append(l.free, b)
@@ -320,5 +320,5 @@ func (l *lane) requeueHalves(b *batch) {
 
 // nextSequence wraps after 2^31-1, as the protocol says.
 func nextSequence(sequence, count int32) int32 {
-	return int32((int64(sequence) + int64(count)) & 0x7fffffff) //nolint:gosec // 31 bits
+	return int32((int64(sequence) + int64(count)) & 0x7fffffff)
 }

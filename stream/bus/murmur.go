@@ -11,7 +11,7 @@ func murmur2(data []byte) uint32 {
 		m    = 0x5bd1e995
 		r    = 24
 	)
-	h := uint32(seed) ^ uint32(len(data)) //nolint:gosec // keys are short
+	h := uint32(seed) ^ uint32(len(data))
 	for len(data) >= 4 {
 		k := binary.LittleEndian.Uint32(data) * m
 		k ^= k >> r
@@ -37,5 +37,5 @@ func partitionOf(key []byte, n int32) int32 {
 	if n <= 1 {
 		return 0
 	}
-	return int32(murmur2(key)&0x7fffffff) % n //nolint:gosec // 31 bits
+	return int32(murmur2(key)&0x7fffffff) % n
 }

@@ -15,8 +15,8 @@ func TestMurmur2AsInTheJavaClient(t *testing.T) {
 		if got := int32(murmur2([]byte(key))); got != want {
 			t.Errorf("murmur2(%q) = %d, want %d", key, got, want)
 		}
-		if got, want := partitionOf([]byte(key), 7), (want&0x7fffffff)%7; got != want {
-			t.Errorf("partition of %q among 7 is %d, want %d", key, got, want)
+		if got := partitionOf([]byte(key), 7); got != (want&0x7fffffff)%7 {
+			t.Errorf("partition of %q among 7 is %d, want %d", key, got, (want&0x7fffffff)%7)
 		}
 	}
 }

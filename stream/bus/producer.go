@@ -104,7 +104,7 @@ func (c *Client) NewProducer(ctx context.Context, cfg ProducerConfig, env compon
 	for topic, n := range topics {
 		lanes := make([]*lane, n)
 		for i := range lanes {
-			lanes[i] = newLane(p, topic, int32(i)) //nolint:gosec // a partition number
+			lanes[i] = newLane(p, topic, int32(i))
 		}
 		p.topics[topic] = lanes
 		p.all = append(p.all, lanes...)
@@ -129,7 +129,7 @@ func (c *Client) initProducer(ctx context.Context, owner string, env component.E
 			err = res.Error
 		}
 		if err == nil && res.Producer.ProducerID >= 0 {
-			return int64(res.Producer.ProducerID), int16(res.Producer.ProducerEpoch), nil //nolint:gosec // 16 bits on the wire
+			return int64(res.Producer.ProducerID), int16(res.Producer.ProducerEpoch), nil
 		}
 		if err == nil {
 			err = fmt.Errorf("broker gave producer id %d", res.Producer.ProducerID)
@@ -165,7 +165,7 @@ func (p *Producer) Append(topic string, partition int32, key, value []byte, done
 		return ErrTooLarge
 	}
 	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
-		if err := p.waitForRoom(nil, int64(size), p.cfg.Blocking); err != nil {
+		if err := p.waitForRoom(context.Background(), int64(size), p.cfg.Blocking); err != nil {
 			p.queued.Add(-int64(size))
 			return err
 		}
@@ -191,14 +191,12 @@ func (p *Producer) waitForRoom(ctx context.Context, size int64, wait bool) error
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fullSeen.Inc()
-	if ctx != nil {
-		stop := context.AfterFunc(ctx, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.room.Broadcast()
-		})
-		defer stop()
-	}
+	stop := context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.room.Broadcast()
+	})
+	defer stop()
 	for {
 		switch {
 		case p.err != nil:
@@ -209,7 +207,7 @@ func (p *Producer) waitForRoom(ctx context.Context, size int64, wait bool) error
 			return nil
 		case !wait:
 			return ErrQueueFull
-		case ctx != nil && ctx.Err() != nil:
+		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		// What waits itself counts in queued, so two that wait could block one

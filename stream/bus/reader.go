@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -281,7 +282,7 @@ func (c *Client) ReadAll(ctx context.Context, topic string, partition int32, fro
 	r.EndAt(end)
 	for {
 		records, err := r.Next(ctx)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return end, nil
 		}
 		if err != nil {

@@ -78,12 +78,12 @@ func TestReaderEndsAtAnOffset(t *testing.T) {
 	produce(t, p, event.TopicMarket, 0, 400)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 10})
 	r.EndAt(10)
-	if _, err := r.Next(t.Context()); err != io.EOF {
+	if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) {
 		t.Fatalf("at the end: %v", err)
 	}
 	r.EndAt(33)
 	got, err := next(t, r, 100)
-	if err != io.EOF || len(got) != 23 || got[0] != "40" || got[22] != "128" || r.Position() != 33 {
+	if !errors.Is(err, io.EOF) || len(got) != 23 || got[0] != "40" || got[22] != "128" || r.Position() != 33 {
 		t.Fatalf("%d records %v, position %d, %v", len(got), got, r.Position(), err)
 	}
 	r.EndAt(200) // more than there is
@@ -98,7 +98,7 @@ func TestReaderEndsAtAnOffset(t *testing.T) {
 	}()
 	time.Sleep(20 * time.Millisecond) // most likely blocked by now; right either way
 	r.EndAt(100)
-	if err := <-ended; err != io.EOF {
+	if err := <-ended; !errors.Is(err, io.EOF) {
 		t.Errorf("a blocked Next gave %v after EndAt", err)
 	}
 }

@@ -58,8 +58,8 @@ func parseBatch(b []byte) (h batchHead, records []byte, err error) {
 	if len(b) < lengthAt+4 {
 		return h, nil, errPartial
 	}
-	h.base = int64(binary.BigEndian.Uint64(b[baseOffsetAt:])) //nolint:gosec // signed on the wire
-	length := int32(binary.BigEndian.Uint32(b[lengthAt:]))    //nolint:gosec // signed on the wire
+	h.base = int64(binary.BigEndian.Uint64(b[baseOffsetAt:]))
+	length := int32(binary.BigEndian.Uint32(b[lengthAt:]))
 	if length < batchHeadSize-lengthAt-4 || length > maxFetched {
 		return h, nil, fmt.Errorf("record batch of %d bytes", length)
 	}
@@ -74,10 +74,10 @@ func parseBatch(b []byte) (h batchHead, records []byte, err error) {
 		return h, nil, fmt.Errorf("record batch at offset %d: checksum is %08x, its bytes give %08x", h.base, want, got)
 	}
 	h.attrs = binary.BigEndian.Uint16(b[attrsAt:])
-	delta := int32(binary.BigEndian.Uint32(b[lastDeltaAt:]))      //nolint:gosec // signed on the wire
-	h.firstTime = int64(binary.BigEndian.Uint64(b[firstTimeAt:])) //nolint:gosec // signed on the wire
-	h.maxTime = int64(binary.BigEndian.Uint64(b[maxTimeAt:]))     //nolint:gosec // signed on the wire
-	h.count = int32(binary.BigEndian.Uint32(b[countAt:]))         //nolint:gosec // signed on the wire
+	delta := int32(binary.BigEndian.Uint32(b[lastDeltaAt:]))
+	h.firstTime = int64(binary.BigEndian.Uint64(b[firstTimeAt:]))
+	h.maxTime = int64(binary.BigEndian.Uint64(b[maxTimeAt:]))
+	h.count = int32(binary.BigEndian.Uint32(b[countAt:]))
 	if h.base < 0 || delta < 0 || h.count < 0 || int64(h.count) > int64(delta)+1 {
 		return h, nil, fmt.Errorf("record batch at offset %d with %d records up to +%d", h.base, h.count, delta)
 	}
@@ -90,7 +90,7 @@ const maxUnpacked = 256 << 20
 
 // unpack decompresses records into dst, which is reused.
 func unpack(dst *bytes.Buffer, attrs uint16, records []byte) ([]byte, error) {
-	code := compress.Compression(attrs & attrCompression) //nolint:gosec // three bits
+	code := compress.Compression(attrs & attrCompression)
 	if code == compress.None {
 		return records, nil
 	}
@@ -159,7 +159,7 @@ func zigzag(b []byte) (int64, []byte, bool) {
 	if n <= 0 {
 		return 0, nil, false
 	}
-	return int64(v>>1) ^ -int64(v&1), b[n:], true //nolint:gosec // zigzag
+	return int64(v>>1) ^ -int64(v&1), b[n:], true
 }
 
 // sized reads a length and as many bytes; length -1 is nil.

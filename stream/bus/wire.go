@@ -27,6 +27,8 @@ type fetchResponse struct {
 }
 
 // ApiKey tells the protocol table which response this is.
+//
+//nolint:revive // kafka-go names it
 func (r *fetchResponse) ApiKey() protocol.ApiKey { return protocol.Fetch }
 
 type fetchResponseTopic struct {
@@ -67,7 +69,7 @@ func (r *rawRecords) ReadFrom(src io.Reader) (int64, error) {
 	if _, err := io.ReadFull(src, head[:]); err != nil {
 		return 0, err
 	}
-	size := int32(binary.BigEndian.Uint32(head[:])) //nolint:gosec // a signed size on the wire
+	size := int32(binary.BigEndian.Uint32(head[:]))
 	if size <= 0 {
 		return 4, nil
 	}
@@ -90,7 +92,7 @@ func (r *rawRecords) WriteTo(dst io.Writer) (int64, error) {
 	if r.buf != nil {
 		data = *r.buf
 	}
-	n, err := dst.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)) //nolint:gosec // bounded by maxFetched
+	n, err := dst.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...))
 	return int64(n), err
 }
 
