@@ -588,7 +588,7 @@ func TestCheck(t *testing.T) {
 		{"empty database", plan, 0, 500, 0, []string{"100-199", "another database"}},
 		{"other database", plan, 0, 500, 150, []string{"100-199", "150"}},
 		{"state lost", empty, 0, 500, 400, []string{"400"}},
-		{"other incarnation", event.SinkPlan{Incarnation: other, First: 1, Last: 2}, 0, 500, 3, []string{inc.String(), other.String(), "--session"}},
+		{"other incarnation", event.SinkPlan{Incarnation: other, First: 1, Last: 2}, 0, 500, 3, []string{inc.String(), other.String(), "clickhouse.database"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &partition{place: place{"md", 1}, assignment: &bus.Assignment{Topic: "md", Partition: 1, Incarnation: inc, Start: c.start, End: c.end}}
