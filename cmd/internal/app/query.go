@@ -48,8 +48,11 @@ func (t *tool) storeClient(ctx context.Context, session string) (client *clickho
 		}
 	}
 	client, err = clickhouse.Connect(ctx, store, env)
+	if err == nil && session == "" {
+		err = client.Migrate(ctx) // a folder that never ran has its tables, empty
+	}
 	if err != nil {
-		return nil, nil, withCode(exitDown, errors.Join(err, stop(ctx)))
+		return nil, nil, withCode(exitDown, errors.Join(err, stop(context.WithoutCancel(ctx))))
 	}
 	return client, func() error { return errors.Join(client.Close(), stop(context.WithoutCancel(ctx))) }, nil
 }
