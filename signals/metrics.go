@@ -1,9 +1,9 @@
 package signals
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 // metrics is what the role counts. Everything that is touched per tick is bound
@@ -19,9 +19,9 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string) prometheus.Counter {
-		return register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "autohedge_signals_" + name, Help: help}))
+		return component.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "autohedge_signals_" + name, Help: help}))
 	}
-	records := register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+	records := component.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "autohedge_signals_records_total", Help: "Records of md that the rules were stepped with, replays included, by what they are."}, []string{"kind"}))
 	return &metrics{
 		trades: records.WithLabelValues("trade"), quotes: records.WithLabelValues("quote"), coverage: records.WithLabelValues("coverage"),
@@ -31,33 +31,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		resets:     counter("indicator_resets_total", "Indicators that began anew after a hole in the data."),
 		dead:       counter("dead_records_total", "Records of md that were not usable and went to topic dead."),
 		replayed:   counter("replayed_records_total", "Records of md that were read again to rebuild the state."),
-		published: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		published: component.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "autohedge_signals_published_total", Help: "Signals that Kafka acknowledged."}, []string{"rule", "indicator", "side"})),
-		publish: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+		publish: component.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_signals_publish_seconds", Help: "Time from the receipt of the tick that fired to the acknowledgement of its signal, live.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 14)})),
-		restore: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+		restore: component.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_signals_restore_seconds", Help: "Time from the assignment of a partition to its state being restored.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10)})),
-		partitions: register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		partitions: component.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "autohedge_signals_owned_partitions", Help: "Partitions of md that this process owns."})),
 	}
-}
-
-// register adds a collector; a role that is made again in the same process goes
-// on with the one that is there.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	err := reg.Register(c)
-	var twice prometheus.AlreadyRegisteredError
-	if errors.As(err, &twice) {
-		if had, ok := twice.ExistingCollector.(C); ok {
-			return had
-		}
-	}
-	if err != nil {
-		panic(err) // two different metrics of one name: a mistake of the programmer
-	}
-	return c
 }
 
 // add exports what an engine counted since the last time.

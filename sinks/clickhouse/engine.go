@@ -85,18 +85,9 @@ func StartEngine(ctx context.Context, cfg EngineConfig, env component.Env) (*Eng
 		}
 	}
 	e := &Engine{cfg: cfg, log: env.Log.With("component", "clickhouse"), closing: make(chan struct{}), done: make(chan struct{})}
-	e.restarts = prometheus.NewCounter(prometheus.CounterOpts{
+	e.restarts = component.Register(env.Metrics, prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "autohedge_clickhouse_engine_restarts_total", Help: "Times the embedded ClickHouse process was started again after it ended by itself.",
-	})
-	if env.Metrics != nil {
-		if err := env.Metrics.Register(e.restarts); err != nil {
-			var twice prometheus.AlreadyRegisteredError
-			if !errors.As(err, &twice) {
-				return nil, fmt.Errorf("registering the engine's metrics: %w", err)
-			}
-			e.restarts = twice.ExistingCollector.(prometheus.Counter)
-		}
-	}
+	}))
 	if e.listener, err = listen(ctx, cfg.Addr, e.log); err != nil {
 		return nil, err
 	}

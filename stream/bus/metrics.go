@@ -1,9 +1,9 @@
 package bus
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 // metrics are the bus's metrics, one set a Registerer; labels are bound when a
@@ -28,19 +28,19 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_bus_" + name, Help: help}, labels))
+		return component.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_bus_" + name, Help: help}, labels))
 	}
 	return &metrics{
 		producedRecords: counter("produced_records_total", "Records acknowledged by all in-sync replicas.", "producer", "topic"),
 		producedBytes:   counter("produced_bytes_total", "Bytes of acknowledged batches, as sent.", "producer", "topic"),
 		producedBatches: counter("produced_batches_total", "Batches acknowledged.", "producer", "topic"),
 		produceRetries:  counter("produce_retries_total", "Batches sent again, identical, after an error or an ambiguous answer.", "producer", "topic"),
-		ackSeconds: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		ackSeconds: component.Register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "autohedge_bus_ack_seconds",
 			Help:    "From sending a batch to its acknowledgement, retries included.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12),
 		}, []string{"producer", "topic"})),
-		queueBytes: register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		queueBytes: component.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "autohedge_bus_queue_bytes",
 			Help: "Bytes that wait to be acknowledged.",
 		}, []string{"producer"})),
@@ -54,20 +54,4 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),
 		errors:         counter("errors_total", "Errors by the part of the bus they occurred in.", "part"),
 	}
-}
-
-// register returns the collector, or the one of the same name that is already
-// there: several clients of one process share their metrics.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	if reg == nil {
-		return c
-	}
-	err := reg.Register(c)
-	var dup prometheus.AlreadyRegisteredError
-	if errors.As(err, &dup) {
-		if old, ok := dup.ExistingCollector.(C); ok {
-			return old
-		}
-	}
-	return c
 }

@@ -100,14 +100,11 @@ func Start(ctx context.Context, cfg Config, env component.Env) (*Sim, error) {
 	if err := cfg.Validate().Err(); err != nil {
 		return nil, fmt.Errorf("checking the simulator's configuration: %w", err)
 	}
-	m, err := newMetrics(env.Metrics)
-	if err != nil {
-		return nil, fmt.Errorf("registering the simulator's metrics: %w", err)
-	}
-	s := &Sim{cfg: cfg, env: env, log: env.Log.With("component", "sim"), metrics: m, done: make(chan struct{})}
+	s := &Sim{cfg: cfg, env: env, log: env.Log.With("component", "sim"), metrics: newMetrics(env.Metrics), done: make(chan struct{})}
 	s.clients.set = make(map[*client]struct{})
 	states := map[string]ledgerState{}
 	if cfg.Ledger {
+		var err error
 		if s.ledger, states, err = openLedger(cfg.Dir, cfg.MaxLedgerBytes); err != nil {
 			return nil, err
 		}
