@@ -2,6 +2,8 @@ package component
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -28,8 +30,13 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString keeps %#v from printing the value.
-func (s Secret) GoString() string { return s.String() }
+// Format keeps every verb of package fmt, the wrong ones too, from printing the
+// value.
+func (s Secret) Format(f fmt.State, _ rune) {
+	if _, err := io.WriteString(f, s.String()); err != nil {
+		return // the writer's error is the caller's to see
+	}
+}
 
 // LogValue keeps slog from printing the value.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
