@@ -1,6 +1,9 @@
 package event
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // The enums below have the numbers of event.proto and the names that people
 // see: in JSON, in logs and as Enum8 in ClickHouse.
@@ -200,7 +203,7 @@ func parseName(what string, names []string, text []byte) (uint8, error) {
 			return uint8(i), nil
 		}
 	}
-	return 0, fmt.Errorf("parsing %s %.40q: want one of %v", what, text, names)
+	return 0, fmt.Errorf("parsing %s %.40q: want one of %s", what, text, strings.Join(names[1:], ", "))
 }
 
 func (s Side) String() string { return name(sideNames, uint8(s)) }

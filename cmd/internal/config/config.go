@@ -3,10 +3,13 @@ package config
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/autohedge/autohedge/agents"
@@ -41,6 +44,17 @@ type Embedded struct {
 	ClickHouse string `yaml:"clickhouse" doc:"host:port; empty takes 127.0.0.1:8223, or a free port where that is busy"`
 }
 
+// Validate reports all problems.
+func (e *Embedded) Validate() component.Problems {
+	var p component.Problems
+	for _, a := range []struct{ path, value string }{{"kafka", e.Kafka}, {"clickhouse", e.ClickHouse}} {
+		if _, _, err := net.SplitHostPort(a.value); a.value != "" && err != nil {
+			p.Addf(a.path, "%q is no address: want host:port, or nothing for the default", a.value)
+		}
+	}
+	return p
+}
+
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
@@ -56,6 +70,7 @@ func (c *Config) Validate() component.Problems {
 	p.Under("http", c.HTTP.Validate())
 	p.Under("kafka", c.Kafka.Validate())
 	p.Under("clickhouse", c.ClickHouse.Validate())
+	p.Under("embedded", c.Embedded.Validate())
 	p.Under("stream", c.Stream.Validate())
 	p.Under("signals", c.Signals.Validate())
 	p.Under("agents", c.Agents.Validate())
@@ -75,7 +90,7 @@ func (c *Config) accounts(p *component.Problems) {
 		names = append(names, a.Name)
 	}
 	for i, s := range c.Signals.Strategies {
-		if !known[s.Account] {
+		if !known[s.Account] && len(known) > 0 {
 			p.Addf(fmt.Sprintf("signals.strategies[%d].account", i), "unknown account %q: want one of execution.accounts: %s", s.Account, strings.Join(names, ", "))
 		}
 	}
@@ -97,11 +112,19 @@ func Load(path string, lookup func(string) (string, bool)) (Config, Findings, er
 func Parse(name string, src []byte, lookup func(string) (string, bool)) (Config, Findings) {
 	c := Default()
 	d, f := decode(name, src, lookup, &c)
-	if f.Err() != nil {
-		// Values that did not decode would only cause more findings.
-		return c, f
+	f = append(f, d.locate(c.Validate())...)
+	// In the order of the file; what has no place comes last.
+	slices.SortStableFunc(f, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(b2i(a.Line == 0), b2i(b.Line == 0)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return c, f
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
 	}
-	return c, append(f, d.locate(c.Validate())...)
+	return 0
 }
 
 // Environment returns the environment, with the variables of a .env file beside

@@ -93,7 +93,7 @@ func TestLocate(t *testing.T) {
 	var o outer
 	d, _ := decode("f", []byte("count: 1\nlist:\n  - name: a\n  - name: b\n"), lookup, &o)
 	got := d.locate(component.Problems{{Path: "list[1].name", Message: "m"}, {Path: "list[1].wait", Message: "m"}, {Path: "rate", Message: "m", Warning: true}})
-	want := []string{"f:4:11: list[1].name: m", "f:4:9: list[1].wait: m", "f: warning: rate: m"}
+	want := []string{"f:4:11: list[1].name: m", "f:4:5: list[1].wait: m", "f: warning: rate: m"}
 	for i, w := range want {
 		if got[i].String() != w {
 			t.Errorf("got %s, want %s", got[i], w)

@@ -115,23 +115,40 @@ func (d *decoder) syntax(err error) {
 func (d *decoder) addf(n ast.Node, path, format string, args ...any) {
 	f := Finding{File: d.file, Path: path, Message: fmt.Sprintf(format, args...)}
 	if n != nil {
-		if t := n.GetToken(); t != nil && t.Position != nil {
-			f.Line, f.Column = t.Position.Line, t.Position.Column
-		}
+		f.Line, f.Column = place(n)
 	}
 	d.findings = append(d.findings, f)
 }
 
-// locate places problems that validation found.
+// place is where a node begins; a block mapping begins with its first key, while
+// its token is that key's colon.
+func place(n ast.Node) (line, column int) {
+	switch x := n.(type) {
+	case *ast.MappingNode:
+		if !x.IsFlowStyle && len(x.Values) > 0 {
+			n = x.Values[0].Key
+		}
+	case *ast.MappingValueNode:
+		n = x.Key
+	}
+	if t := n.GetToken(); t != nil && t.Position != nil {
+		return t.Position.Line, t.Position.Column
+	}
+	return 0, 0
+}
+
+// locate places problems that validation found, without those that only follow
+// from a value that did not decode.
 func (d *decoder) locate(problems component.Problems) Findings {
 	var out Findings
 	for _, p := range problems {
+		if d.follows(p.Path) {
+			continue
+		}
 		f := Finding{File: d.file, Path: p.Path, Message: p.Message, Warning: p.Warning}
 		for path := p.Path; ; {
 			if n, ok := d.places[path]; ok {
-				if t := n.GetToken(); t != nil && t.Position != nil {
-					f.Line, f.Column = t.Position.Line, t.Position.Column
-				}
+				f.Line, f.Column = place(n)
 				break
 			}
 			cut := strings.LastIndexAny(path, ".[")
@@ -143,6 +160,24 @@ func (d *decoder) locate(problems component.Problems) Findings {
 		out = append(out, f)
 	}
 	return out
+}
+
+// follows reports whether a problem at path may be no more than the echo of a
+// finding: at the same place, within it or around it, or of a key that is
+// missing where another one beside it was not understood.
+func (d *decoder) follows(path string) bool {
+	within := func(inner, outer string) bool {
+		rest, ok := strings.CutPrefix(inner, outer)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	}
+	parent := func(p string) string { return p[:max(0, strings.LastIndexAny(p, ".["))] }
+	_, given := d.places[path]
+	for _, f := range d.findings {
+		if within(path, f.Path) || within(f.Path, path) || (!given && parent(path) == parent(f.Path)) {
+			return true
+		}
+	}
+	return false
 }
 
 var (
