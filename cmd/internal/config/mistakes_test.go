@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -322,7 +323,7 @@ func TestDefaults(t *testing.T) {
 	}
 	// Whole numbers of params come as another type; their text is what counts.
 	params := cmp.Transformer("params", func(m map[string]any) string { return fmt.Sprint(m) })
-	if diff := cmp.Diff(Default(), back, params, cmp.AllowUnexported(event.Decimal{}, component.Secret{})); diff != "" {
+	if diff := cmp.Diff(Default(), back, params, cmpopts.EquateEmpty(), cmp.AllowUnexported(event.Decimal{}, component.Secret{})); diff != "" {
 		t.Errorf("the sample reads back (-default +sample):\n%s", diff)
 	}
 	// Each key of the sample is explained.
