@@ -445,7 +445,7 @@ func plain(err error) string {
 
 // suggest names the nearest legal key, or all of them.
 func suggest(key string, legal map[string][]int) string {
-	best, distance := "", 3
+	best, distance := "", 1+max(1, (len(key)+1)/3) // a slip of the pen, not another word
 	var all []string
 	for k := range legal {
 		all = append(all, k)
