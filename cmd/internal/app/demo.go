@@ -205,6 +205,10 @@ func (d *demoRun) watch(ctx context.Context) {
 			}
 		}()
 	}
+	var simulated <-chan struct{} // the simulator ended by itself
+	if d.sim != nil {
+		simulated = d.sim.Done()
+	}
 	live := newLive(d.engine, d.options)
 	defer live.close()
 	tick := time.NewTicker(d.view.every())
@@ -217,6 +221,9 @@ func (d *demoRun) watch(ctx context.Context) {
 		case <-over:
 			return
 		case <-d.engine.failed:
+			return
+		case <-simulated:
+			d.engine.fault(fmt.Sprintf("the simulator ended: %v", d.sim.Err()))
 			return
 		case <-tick.C:
 		}
