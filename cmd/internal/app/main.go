@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -99,6 +100,8 @@ invalid, 4 a dependency is down.`,
   autohedge query "SELECT symbol, count() FROM ticks GROUP BY symbol"`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          onlyCommands,
+		RunE:          help,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&t.data, "data", "", "data folder (default $AUTOHEDGE_DATA, $XDG_DATA_HOME/autohedge or ~/.local/share/autohedge)")
@@ -131,6 +134,21 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+// onlyCommands is for a command that only groups others.
+func onlyCommands(c *cobra.Command, a []string) error {
+	if len(a) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	hint := ""
+	if near := c.SuggestionsFor(a[0]); len(near) > 0 {
+		hint = ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return withCode(exitUsage, fmt.Errorf("unknown command %q%s; see `%s --help`", a[0], hint, c.CommandPath()))
+}
+
+func help(c *cobra.Command, _ []string) error { return c.Help() }
 
 // Version is the version of the binary, from the build information.
 func Version() string {

@@ -15,7 +15,7 @@ var sessionName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
 
 func (t *tool) sessionCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "session", Short: "List and drop the sessions of replays", GroupID: "setup",
+		Use: "session", Short: "List and drop the sessions of replays", GroupID: "setup", Args: onlyCommands, RunE: help,
 		Long: `A replay is a session: its topics and groups start with the session's name and a
 dot, and it lands in database autohedge_NAME.`,
 	}

@@ -141,7 +141,7 @@ Exit code 3 when there are errors; warnings do not count.`,
 }
 
 func (t *tool) configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Write and print configurations", GroupID: "setup"}
+	c := &cobra.Command{Use: "config", Short: "Write and print configurations", GroupID: "setup", Args: onlyCommands, RunE: help}
 	var force bool
 	initialise := &cobra.Command{
 		Use: "init [FOLDER]", Short: "Write autohedge.yaml and .env.example, commented", Args: args(cobra.MaximumNArgs(1)),
