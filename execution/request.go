@@ -56,6 +56,10 @@ func RequestHalt(ctx context.Context, paths Paths, connect Connect, scope, who, 
 	if !r.File && !r.Control {
 		return r, fmt.Errorf("halting: %w", errors.Join(err, fileErr, controlErr))
 	}
+	h.Source = "control"
+	if r.File {
+		h.Source = "file"
+	}
 	r.Halts = []Halt{h}
 	return r, nil
 }
