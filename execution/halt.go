@@ -49,8 +49,8 @@ type HaltReport struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// checkScope reports whether a scope can be halted.
-func checkScope(scope string) error {
+// CheckScope reports whether a scope can be halted.
+func CheckScope(scope string) error {
 	account, isAccount := strings.CutPrefix(scope, scopeAccount)
 	symbol, isSymbol := strings.CutPrefix(scope, scopeSymbol)
 	if scope == ScopeAll || (isAccount && account != "") || (isSymbol && symbol != "") {
@@ -61,7 +61,7 @@ func checkScope(scope string) error {
 
 // checkRequest reports whether who and why were given.
 func checkRequest(scope, who, why string) error {
-	if err := checkScope(scope); err != nil {
+	if err := CheckScope(scope); err != nil {
 		return err
 	}
 	if strings.TrimSpace(who) == "" || strings.TrimSpace(why) == "" {

@@ -62,7 +62,7 @@ func (f haltFile) read() (haltSet, error) {
 	}
 	s := haltSet{}
 	for _, h := range c.Halts {
-		if err := checkScope(h.Scope); err != nil {
+		if err := CheckScope(h.Scope); err != nil {
 			return haltSet{}, fmt.Errorf("reading %s: %w", string(f), err)
 		}
 		s[h.Scope] = h

@@ -34,6 +34,9 @@ only "autohedge resume" does.`,
 				case why == "":
 					return execution.HaltReport{}, withCode(exitUsage, errors.New("why? say it with --why \"...\": it is recorded"))
 				}
+				if err := execution.CheckScope(scope); err != nil {
+					return execution.HaltReport{}, withCode(exitUsage, err)
+				}
 				return execution.RequestHalt(ctx, p, connect, scope, whoever(who), why)
 			})
 		},
@@ -55,6 +58,9 @@ engine, or Kafka, and a reason, which is recorded.`,
 				return withCode(exitUsage, errors.New("why? say it with --why \"...\": it is recorded"))
 			}
 			return t.switchKill(cmd.Context(), func(ctx context.Context, p execution.Paths, connect execution.Connect) (execution.HaltReport, error) {
+				if err := execution.CheckScope(scope); err != nil {
+					return execution.HaltReport{}, withCode(exitUsage, err)
+				}
 				return execution.RequestResume(ctx, p, connect, scope, whoever(who), why)
 			})
 		},
