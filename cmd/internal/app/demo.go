@@ -250,6 +250,9 @@ func (d *demoRun) end(ready time.Time, since mark) error {
 		s = &summary{Data: d.folder.Root(), PnLCheck: "unknown"}
 	}
 	d.addFeed(ctx, s)
+	for _, f := range s.failures() {
+		e.fault(f)
+	}
 	e.close(ctx)
 	if took := time.Since(begun); took > drainBudget {
 		e.fault(fmt.Sprintf("draining took %s, more than %s", took.Round(time.Millisecond), drainBudget))

@@ -222,6 +222,22 @@ func (e *engine) sessionHashes(ctx context.Context) (map[string]string, error) {
 	return h, a.err
 }
 
+// failures says which of the proofs do not hold: none after a clean end.
+func (s *summary) failures() []string {
+	var f []string
+	add := func(bad bool, format string, args ...any) {
+		if bad {
+			f = append(f, fmt.Sprintf(format, args...))
+		}
+	}
+	add(s.Lag != 0, "%d records have not landed", s.Lag)
+	add(s.Missing != 0, "%d records are not accounted for: see v_landed_proof", s.Missing)
+	add(s.Duplicates != 0, "%d rows have landed twice", s.Duplicates)
+	add(s.PnLCheck != "0", "positions differ from what their fills give: %s", s.PnLCheck)
+	add(s.SimCheck != nil && *s.SimCheck != 0, "landed trades differ from the simulator's ledger")
+	return f
+}
+
 // text prints the summary for people.
 func (s *summary) text(w io.Writer) {
 	title := "autohedge: closing summary"
