@@ -247,7 +247,7 @@ func (d *demoRun) end(ready time.Time, since mark) error {
 	s, err := e.summarize(ctx, since)
 	if err != nil {
 		e.fault("asking for the closing summary: " + err.Error())
-		s = &summary{Data: d.folder.Root(), PnLCheck: "unknown"}
+		s = &summary{Data: d.folder.Root(), PnLCheck: unknownCheck}
 	}
 	d.addFeed(ctx, s)
 	for _, f := range s.failures() {
