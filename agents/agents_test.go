@@ -234,6 +234,13 @@ func TestDecidesEverySignalOnceInOrder(t *testing.T) {
 	if len(verdicts) != len(want) {
 		t.Errorf("%d verdicts for %d signals", len(verdicts), len(want))
 	}
+	judged := map[string][]event.ID{}
+	for _, v := range verdicts {
+		judged[v.Decision.Symbol] = append(judged[v.Decision.Symbol], v.Decision.SignalID)
+	}
+	if diff := cmp.Diff(byKey, judged); diff != "" {
+		t.Errorf("verdicts by symbol, in order (-want +got):\n%s", diff)
+	}
 	if n := testutil.ToFloat64(x.role.metrics.decisions.WithLabelValues("long", "agreed")); int(n) != len(want) {
 		t.Errorf("metric counts %v decisions, want %d", n, len(want))
 	}

@@ -28,7 +28,7 @@ func (j *journal) Recorded(id event.ID) (*event.ModelCall, bool) {
 // Record implements desk.Journal.
 func (j *journal) Record(ctx context.Context, c *event.ModelCall) error {
 	j.w.role.metrics.call(c)
-	if err := j.w.append(ctx, event.TopicJournal, j.w.a.Partition, j.job.key, c); err != nil {
+	if err := j.w.publish(ctx, event.TopicJournal, j.w.a.Partition, j.job.key, c); err != nil {
 		return fmt.Errorf("journalling a model call: %w", err)
 	}
 	return nil

@@ -42,10 +42,15 @@ type job struct {
 	key    []byte
 	signal *event.Signal
 	done   bool
-	// after is closed when the job before it of the same key is decided, decided
-	// when this one is.
-	after, decided chan struct{}
+	// before is the job before it of the same key, nil when there is none.
+	before *turns
+	turns
 }
+
+// turns keep the order of one key's jobs without making them wait for each
+// other's acknowledgements: judged is closed once the verdict is appended to the
+// journal, decided once the decision is appended to its topic.
+type turns struct{ judged, decided chan struct{} }
 
 // handle serves one partition until it is lost or drained.
 func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
@@ -116,7 +121,7 @@ func (w *worker) run(parent context.Context) error {
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
 	defer cancel(nil)
-	tails := make(map[string]chan struct{}) // the last job of each key
+	tails := make(map[string]*turns) // of the last job of each key
 	for {
 		records, err := w.a.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -159,15 +164,15 @@ func failure(ctx context.Context) error {
 
 // take queues one record, waiting for room. A record that is no signal becomes a
 // job without one, so that it is passed in its turn.
-func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]chan struct{}) (*job, error) {
+func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*turns) (*job, error) {
 	select {
 	case w.slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 	w.role.metrics.inFlight.Inc()
-	j := &job{offset: rec.Offset, key: append([]byte(nil), rec.Key...), decided: make(chan struct{})}
-	j.after, tails[string(j.key)] = tails[string(j.key)], j.decided
+	j := &job{offset: rec.Offset, key: append([]byte(nil), rec.Key...), turns: turns{make(chan struct{}), make(chan struct{})}}
+	j.before, tails[string(j.key)] = tails[string(j.key)], &j.turns
 	s, err := event.DecodeAs[*event.Signal](rec.Value)
 	if err != nil {
 		w.role.metrics.dead.Inc()
@@ -186,36 +191,69 @@ func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]cha
 	return j, nil
 }
 
-// serve decides one job, after the one before it of the same key.
+// serve decides one job, in its turn, and returns once the decision is
+// acknowledged.
 func (w *worker) serve(ctx context.Context, j *job) error {
-	if j.after != nil {
-		select {
-		case <-j.after:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if err := j.wait(ctx, func(t *turns) chan struct{} { return t.judged }); err != nil {
+		return err
 	}
+	start := time.Now()
+	var v *event.Verdict
+	var journalled ack
 	if j.signal != nil {
-		select {
-		case w.role.pool <- struct{}{}:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		err := w.decide(ctx, j)
-		<-w.role.pool
-		if err != nil {
+		var err error
+		if v, journalled, err = w.verdict(ctx, j); err != nil {
 			return err
 		}
 	}
+	close(j.judged)
+	if err := journalled.wait(ctx); err != nil {
+		return fmt.Errorf("journalling a verdict: %w", err)
+	}
+	if err := j.wait(ctx, func(t *turns) chan struct{} { return t.decided }); err != nil {
+		return err
+	}
+	var published ack
+	if v != nil {
+		key := []byte(v.Decision.Account)
+		var err error
+		if published, err = w.append(event.TopicDecisions, w.role.client.Partition(event.TopicDecisions, key), key, &v.Decision); err != nil {
+			return fmt.Errorf("publishing a decision: %w", err)
+		}
+	}
 	close(j.decided)
+	j.before = nil // what came before need not be kept
+	if err := published.wait(ctx); err != nil {
+		return fmt.Errorf("publishing a decision: %w", err)
+	}
+	if v != nil {
+		w.role.metrics.judgeSeconds.Observe(time.Since(start).Seconds())
+	}
 	w.finish(j)
 	return nil
+}
+
+// wait waits for a turn of the job before.
+func (j *job) wait(ctx context.Context, turn func(*turns) chan struct{}) error {
+	if j.before == nil {
+		return nil
+	}
+	select {
+	case <-turn(j.before):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // finish commits up to the first job that is not decided.
 func (w *worker) finish(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if j.signal != nil {
+		delete(w.verdicts, j.signal.ID)
+		delete(w.calls, j.signal.ID)
+	}
 	j.done = true
 	n := 0
 	for n < len(w.queue) && w.queue[n].done {
@@ -227,35 +265,31 @@ func (w *worker) finish(j *job) {
 	}
 }
 
-// decide answers one signal: from the journal if it is there, else from the
-// desk, journalled before it is acted on. It returns when the decision is
-// acknowledged.
-func (w *worker) decide(ctx context.Context, j *job) error {
-	r, start := w.role, time.Now()
-	v := w.journalled(j.signal.ID)
-	if v == nil {
-		var err error
-		if v, err = w.judge(ctx, j); err != nil {
-			return err
-		}
-		if err := w.append(ctx, event.TopicJournal, w.a.Partition, j.key, v); err != nil {
-			return fmt.Errorf("journalling a verdict: %w", err)
-		}
-		r.metrics.decided(&v.Decision)
-	} else {
+// verdict answers one signal: from the journal if it is there, else from the
+// desk, and then it is acted on only once it is journalled.
+func (w *worker) verdict(ctx context.Context, j *job) (*event.Verdict, ack, error) {
+	r := w.role
+	if v := w.journalled(j.signal.ID); v != nil {
 		// It may have been published before; consumers drop a second copy.
 		r.metrics.republished.Inc()
+		return v, nil, nil
 	}
-	key := []byte(v.Decision.Account)
-	if err := w.append(ctx, event.TopicDecisions, r.client.Partition(event.TopicDecisions, key), key, &v.Decision); err != nil {
-		return fmt.Errorf("publishing a decision: %w", err)
+	select {
+	case r.pool <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
 	}
-	r.metrics.judgeSeconds.Observe(time.Since(start).Seconds())
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.verdicts, j.signal.ID)
-	delete(w.calls, j.signal.ID)
-	return nil
+	v, err := w.judge(ctx, j)
+	<-r.pool
+	if err != nil {
+		return nil, nil, err
+	}
+	journalled, err := w.append(event.TopicJournal, w.a.Partition, j.key, v)
+	if err != nil {
+		return nil, nil, fmt.Errorf("journalling a verdict: %w", err)
+	}
+	r.metrics.decided(&v.Decision)
+	return v, journalled, nil
 }
 
 func (w *worker) journalled(signal event.ID) *event.Verdict {
@@ -277,18 +311,36 @@ func (w *worker) judge(ctx context.Context, j *job) (*event.Verdict, error) {
 	return v, nil
 }
 
-// append appends one event and waits for its acknowledgement.
-func (w *worker) append(ctx context.Context, topic string, partition int32, key []byte, m event.Message) error {
-	ack := make(chan error, 1)
-	if err := w.producer.Append(topic, partition, key, event.Marshal(m), func(_ int64, err error) { ack <- err }); err != nil {
-		return err
+// ack is where the acknowledgement of one event arrives; nil is one that need not
+// be waited for.
+type ack chan error
+
+func (a ack) wait(ctx context.Context) error {
+	if a == nil {
+		return nil
 	}
 	select {
-	case err := <-ack:
+	case err := <-a:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// append appends one event, after those that were appended before.
+func (w *worker) append(topic string, partition int32, key []byte, m event.Message) (ack, error) {
+	acked := make(ack, 1)
+	err := w.producer.Append(topic, partition, key, event.Marshal(m), func(_ int64, err error) { acked <- err })
+	return acked, err
+}
+
+// publish appends one event and waits for its acknowledgement.
+func (w *worker) publish(ctx context.Context, topic string, partition int32, key []byte, m event.Message) error {
+	acked, err := w.append(topic, partition, key, m)
+	if err != nil {
+		return err
+	}
+	return acked.wait(ctx)
 }
 
 // bury puts a record that is no signal into topic dead.
@@ -298,7 +350,7 @@ func (w *worker) bury(ctx context.Context, rec *bus.Record, reason error) error 
 		ID: event.DeadID(Name, l, rec.Value), Role: Name, Reason: reason.Error(),
 		Key: rec.Key, Value: rec.Value, Time: w.role.env.Clock.Now().UnixNano(), Lineage: l,
 	}
-	if err := w.append(ctx, event.TopicDead, 0, fmt.Appendf(nil, "%s/%d", rec.Topic, rec.Partition), d); err != nil {
+	if err := w.publish(ctx, event.TopicDead, 0, fmt.Appendf(nil, "%s/%d", rec.Topic, rec.Partition), d); err != nil {
 		return fmt.Errorf("burying a record: %w", err)
 	}
 	return nil
