@@ -204,6 +204,17 @@ func (m *market) last(venue, symbol string) (top, bool) {
 	return *t, true
 }
 
+// prices returns the last bid and ask of an instrument, 0 where there is none.
+func (m *market) prices(venue, symbol string) (bid, ask event.Decimal) {
+	var key [64]byte
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if t, ok := m.tops[string(event.AppendKey(key[:0], venue, symbol))]; ok {
+		bid, ask = t.quote.Bid, t.quote.Ask
+	}
+	return bid, ask
+}
+
 func (t *top) forRisk() *risk.Quote {
 	return &risk.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, RecvTime: t.quote.RecvTime}
 }

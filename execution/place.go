@@ -93,14 +93,6 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 	}
 	if top, ok := o.role.market.last(d.Venue, d.Symbol); ok {
 		v.Quote = top.forRisk()
-		// The day's profit is judged at the newest marks.
-		for _, k := range o.book.Keys(true) {
-			if t, ok := o.role.market.last(k.Venue, k.Symbol); ok {
-				if err := o.book.Mark(k, t.forLedger()); err != nil {
-					o.role.env.Log.Warn("keeping the last mark", "symbol", k.Symbol, "err", err)
-				}
-			}
-		}
 	}
 	var err error
 	v.Own = o.book.Qty(ledger.Key{Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol})
@@ -132,7 +124,7 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		}
 	}
 	if v.Instrument != nil {
-		if v.DayPnL, err = o.book.DayPnL(acc.cfg.Name, v.Instrument.Quote, v.Now); err != nil {
+		if v.DayPnL, err = o.book.DayPnL(acc.cfg.Name, v.Instrument.Quote, v.Now, o.role.market.prices); err != nil {
 			v.DayPnL = event.NullDecimal{}
 		}
 	}

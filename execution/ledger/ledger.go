@@ -156,6 +156,14 @@ func (b *Book) Mark(k Key, q Quote) error {
 // total is Cash + Qty x Mark - Fees. It is absent when the position is open and
 // has no mark of the side that would close it.
 func (p *position) total() (event.NullDecimal, error) {
+	if !p.marked() {
+		return p.totalAt(event.NullDecimal{})
+	}
+	return p.totalAt(p.mark)
+}
+
+// totalAt is the same at another mark.
+func (p *position) totalAt(mark event.NullDecimal) (event.NullDecimal, error) {
 	net, err := Sub(p.cash, p.fees)
 	if err != nil {
 		return event.NullDecimal{}, err
@@ -163,10 +171,10 @@ func (p *position) total() (event.NullDecimal, error) {
 	if p.qty.IsZero() {
 		return event.Some(net), nil
 	}
-	if !p.marked() {
+	if !mark.Valid {
 		return event.NullDecimal{}, nil
 	}
-	value, err := Mul(p.qty, p.mark.Decimal)
+	value, err := Mul(p.qty, mark.Decimal)
 	if err != nil {
 		return event.NullDecimal{}, err
 	}
@@ -272,17 +280,18 @@ func (b *Book) Net(account, venue, symbol string) (event.Decimal, error) {
 	return sum, nil
 }
 
-// DayPnL is what the account gained since the UTC day of now began, in the
-// given currency, with every position at its last mark. It is absent when an
-// open position has no mark: then nobody can tell.
-func (b *Book) DayPnL(account, currency string, now int64) (event.NullDecimal, error) {
+// DayPnL is what the account gained since the UTC day of now began, in the given
+// currency, with every open position at the quote that last returns for it, or at
+// its last mark where that has no such side; last is nil for the marks alone. It
+// is absent when an open position has neither: then nobody can tell.
+func (b *Book) DayPnL(account, currency string, now int64, last func(venue, symbol string) (bid, ask event.Decimal)) (event.NullDecimal, error) {
 	var sum event.Decimal
 	for k, p := range b.positions {
 		if k.Account != account || p.currency != currency {
 			continue
 		}
 		p.roll(now)
-		total, err := p.total()
+		total, err := p.totalNow(last)
 		if err != nil {
 			return event.NullDecimal{}, err
 		}
@@ -298,4 +307,20 @@ func (b *Book) DayPnL(account, currency string, now int64) (event.NullDecimal, e
 		}
 	}
 	return event.Some(sum), nil
+}
+
+// totalNow is total at the quote's side that would close the position, if there
+// is one.
+func (p *position) totalNow(last func(venue, symbol string) (bid, ask event.Decimal)) (event.NullDecimal, error) {
+	if last == nil || p.qty.IsZero() {
+		return p.total()
+	}
+	price, ask := last(p.key.Venue, p.key.Symbol)
+	if p.qty.Sign() < 0 {
+		price = ask
+	}
+	if price.Sign() <= 0 {
+		return p.total()
+	}
+	return p.totalAt(event.Some(price))
 }

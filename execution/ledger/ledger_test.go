@@ -104,8 +104,8 @@ func TestBookEqualsNaiveSums(t *testing.T) {
 			if *r != *recs[1] {
 				t.Fatalf("restarted book differs:\n%+v\n%+v", *r, *recs[1])
 			}
-			d1, err1 := whole.DayPnL("a", "USD", f.Time)
-			d2, err2 := restarted.DayPnL("a", "USD", f.Time)
+			d1, err1 := whole.DayPnL("a", "USD", f.Time, nil)
+			d2, err2 := restarted.DayPnL("a", "USD", f.Time, nil)
 			if err1 != nil || err2 != nil || d1.Valid != d2.Valid || d1.Decimal.Cmp(d2.Decimal) != 0 {
 				t.Fatalf("day's profit differs: %v %v, %v %v", d1, d2, err1, err2)
 			}
@@ -172,8 +172,16 @@ func TestMarkIsTheClosingSide(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 1 { // the old mark is of the wrong side: no value rather than a wrong one
-			if got, err := b.DayPnL("a", "USD", 0); err != nil || got.Valid {
+			if got, err := b.DayPnL("a", "USD", 0, nil); err != nil || got.Valid {
 				t.Errorf("profit with a mark of the wrong side: %v %v", got, err)
+			}
+			last := func(string, string) (bid, ask event.Decimal) { return q.Bid, q.Ask }
+			if got, err := b.DayPnL("a", "USD", 0, last); err != nil || got.String() != "-1" {
+				t.Errorf("profit at the last quote: %v %v, want -1", got, err)
+			}
+			empty := func(string, string) (bid, ask event.Decimal) { return q.Bid, event.Decimal{} }
+			if got, err := b.DayPnL("a", "USD", 0, empty); err != nil || got.Valid {
+				t.Errorf("profit at a quote without the side: %v %v", got, err)
 			}
 		}
 		if err := b.Mark(k, q); err != nil {
@@ -212,7 +220,7 @@ func TestDayBeginsWithTheLastRecord(t *testing.T) {
 	}
 	want := func(b *Book, now int64, pnl string) {
 		t.Helper()
-		got, err := b.DayPnL("a", "USD", now)
+		got, err := b.DayPnL("a", "USD", now, nil)
 		if err != nil || !got.Valid || got.Decimal.Cmp(dec(pnl)) != 0 {
 			t.Errorf("day's profit is %s (%v), want %s", got, err, pnl)
 		}
