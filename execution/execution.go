@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -47,9 +46,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		return nil, errors.New("configuring execution: it needs a folder for the paper broker and a halt file")
 	}
 	if s := client.Session(); s != "" {
-		// A session's orders must not mix with the live ones, nor with those of a
-		// dropped session of the same name, whose client order ids were the same.
-		paths.PaperDir = filepath.Join(paths.PaperDir, ".sessions", s+"-"+client.Incarnation(event.TopicOrders).String())
+		paths.PaperDir = sessionPaper(paths.PaperDir, s, client.Incarnation(event.TopicOrders))
 	}
 	r := &Role{
 		cfg: cfg, client: client, paths: paths, env: env, metrics: newMetrics(env.Metrics),

@@ -167,3 +167,20 @@ func (l *ledgerFile) append(e *entry) error {
 }
 
 func (l *ledgerFile) close() error { return l.f.Close() }
+
+// RemovePaper deletes the paper broker's account whose ledger lies in dir. One
+// that a process has open is refused.
+func RemovePaper(dir string) error {
+	path := filepath.Join(dir, "ledger")
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return os.RemoveAll(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("locking %s, which a process has open: %w", path, err), f.Close())
+	}
+	return errors.Join(os.RemoveAll(dir), f.Close())
+}
