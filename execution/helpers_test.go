@@ -60,6 +60,7 @@ func newWorld(t testing.TB) *world {
 		paths: Paths{PaperDir: filepath.Join(dir, "paper"), HaltFile: filepath.Join(dir, "halt"), Socket: filepath.Join(dir, "execution.sock")},
 	}
 	w.cfg.Accounts[0].Limits.MaxQuoteAge = time.Minute // tests do not race with it
+	w.cfg.Accounts[0].Settings.Paper.Participation = dec("1")
 	w.cfg.QueryInterval = 20 * time.Millisecond
 	if w.client, err = w.connect(t.Context()); err != nil {
 		t.Fatal(err)

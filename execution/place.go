@@ -157,7 +157,7 @@ func (o *owner) place(acc *account, d *event.Decision, v risk.View, passed risk.
 		working: w, reducing: passed.Reducing, until: time.Now().Add(time.Duration(d.Deadline - v.Now)),
 		order: broker.Order{
 			ClientOrderID: ord.id(), Venue: d.Venue, Symbol: d.Symbol, QuoteCurrency: v.Instrument.Quote, Side: d.Side, Type: d.Type, TIF: d.TIF,
-			Qty: passed.Qty, LimitPrice: passed.LimitPrice, PriceTick: v.Instrument.PriceTick,
+			Qty: passed.Qty, LimitPrice: passed.LimitPrice, PriceTick: v.Instrument.PriceTick, QtyStep: v.Instrument.QtyStep,
 		},
 	}
 	return o.post(&e, func() {

@@ -21,8 +21,10 @@ type Order struct {
 	TIF           event.TimeInForce `json:"tif"`
 	Qty           event.Decimal     `json:"qty"` // base currency
 	LimitPrice    event.NullDecimal `json:"limit_price"`
-	// PriceTick is the smallest price step; 0 where it is not known.
+	// PriceTick and QtyStep are the smallest steps of price and quantity; 0 where
+	// they are not known.
 	PriceTick event.Decimal `json:"price_tick"`
+	QtyStep   event.Decimal `json:"qty_step"`
 }
 
 // Execution is one fill as the broker reports it.

@@ -19,17 +19,21 @@ type PaperConfig struct {
 	TakerBps    event.Decimal `yaml:"taker_bps" doc:"fee of a fill that takes liquidity, in basis points; rounded up to 8 decimals"`
 	MakerBps    event.Decimal `yaml:"maker_bps" doc:"fee of a resting order's fill, in basis points"`
 	SlippageBps event.Decimal `yaml:"slippage_bps" doc:"how much worse than the quote a taker fills, in basis points, rounded to the next price step"`
-	DefaultSize event.Decimal `yaml:"default_size" doc:"size of a quote whose venue sends none, in quote currency"`
+	// Participation keeps a simulated order from taking a whole quote, for which it
+	// would in truth compete with others.
+	Participation event.Decimal `yaml:"participation" doc:"largest share of a quote's size that fills take, above 0, at most 1; rounded down to the quantity step"`
+	DefaultSize   event.Decimal `yaml:"default_size" doc:"size of a quote whose venue sends none, in quote currency"`
 }
 
 // DefaultPaperConfig returns the fees of a large venue's lowest tier, roughly,
-// and half a basis point of slippage.
+// half a basis point of slippage, and half of what a quote shows.
 func DefaultPaperConfig() PaperConfig {
 	return PaperConfig{
-		TakerBps:    event.MustDecimal("5"),
-		MakerBps:    event.MustDecimal("2"),
-		SlippageBps: event.MustDecimal("0.5"),
-		DefaultSize: event.MustDecimal("10000"),
+		TakerBps:      event.MustDecimal("5"),
+		MakerBps:      event.MustDecimal("2"),
+		SlippageBps:   event.MustDecimal("0.5"),
+		Participation: event.MustDecimal("0.5"),
+		DefaultSize:   event.MustDecimal("10000"),
 	}
 }
 
@@ -44,6 +48,9 @@ func (c *PaperConfig) Validate() component.Problems {
 			p.Addf(d.path, "is %s: want 0 to 1000 basis points with at most 4 decimals", d.value)
 		}
 	}
+	if d := c.Participation; d.Sign() <= 0 || d.Cmp(event.NewDecimal(1, 0)) > 0 || d.Scale() > 4 {
+		p.Addf("participation", "is %s: want a share above 0, at most 1, with at most 4 decimals", d)
+	}
 	if d := c.DefaultSize; d.Sign() <= 0 || d.Cmp(event.NewDecimal(1_000_000_000_000, 0)) > 0 {
 		p.Addf("default_size", "is %s: want an amount of quote currency above 0", d)
 	}
@@ -53,7 +60,7 @@ func (c *PaperConfig) Validate() component.Problems {
 func init() {
 	Registry.Register(component.Spec[Kind]{
 		Name:    "paper",
-		Summary: "fills against live quotes, up to their displayed size, with fees and slippage; keeps its ledger on disk",
+		Summary: "fills against live quotes, up to a share of their displayed size, with fees and slippage; keeps its ledger on disk",
 		Config:  func() any { c := DefaultPaperConfig(); return &c },
 		New: Kind{
 			Profile: Profile{Dedupe: DedupePermanent, Immediate: true},
@@ -242,7 +249,7 @@ func (p *Paper) match(o *paperOrder, e *entry) error {
 		return reject("invalid", "the order has no id, side or quantity, or its limit price does not fit its type")
 	}
 	m := p.market(o.Venue, o.Symbol)
-	price, size, ok := p.touch(m, o.Side)
+	price, size, ok := p.touch(m, &o.Order)
 	if !ok && o.Type == event.Market {
 		return reject("no_quote", "there is no quote to fill against")
 	}
@@ -277,13 +284,14 @@ func (p *Paper) match(o *paperOrder, e *entry) error {
 	return nil
 }
 
-// touch is the price and the size left that an order of that side would take.
-func (p *Paper) touch(m *market, s event.Side) (price, left event.Decimal, ok bool) {
+// touch is the price that an order would take and how much it may take there: a
+// share of the quote's size, less what earlier fills took.
+func (p *Paper) touch(m *market, o *Order) (price, left event.Decimal, ok bool) {
 	if !m.seen {
 		return price, left, false
 	}
 	price, size, taken := m.quote.Ask, m.quote.AskQty, m.askTaken
-	if s == event.Sell {
+	if o.Side == event.Sell {
 		price, size, taken = m.quote.Bid, m.quote.BidQty, m.bidTaken
 	}
 	if price.Sign() <= 0 {
@@ -293,7 +301,7 @@ func (p *Paper) touch(m *market, s event.Side) (price, left event.Decimal, ok bo
 	if !size.Valid {
 		shown = sizeFor(p.cfg.DefaultSize, price)
 	}
-	left, err := ledger.Sub(shown, taken)
+	left, err := ledger.Sub(shareOf(shown, p.cfg.Participation, o.QtyStep), taken)
 	if err != nil || left.Sign() < 0 {
 		left = event.Decimal{}
 	}
@@ -385,7 +393,7 @@ func (p *Paper) Quote(q *Quote) {
 func (p *Paper) cross(o *paperOrder, m *market) (*entry, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	price, size, ok := p.touch(m, o.Side)
+	price, size, ok := p.touch(m, &o.Order)
 	if p.broken != nil || !ok || size.Sign() <= 0 || worse(o.Side, price, o.LimitPrice.Decimal) {
 		return nil, nil
 	}

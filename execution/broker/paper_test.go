@@ -37,9 +37,17 @@ func testEnv() component.Env {
 	return env
 }
 
+// open opens an account that may take whole quotes.
 func open(t *testing.T, dir string) *Paper {
 	t.Helper()
-	p, err := OpenPaper(DefaultPaperConfig(), dir, testEnv())
+	return openSharing(t, dir, "1")
+}
+
+func openSharing(t *testing.T, dir, participation string) *Paper {
+	t.Helper()
+	cfg := DefaultPaperConfig()
+	cfg.Participation = dec(participation)
+	p, err := OpenPaper(cfg, dir, testEnv())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +209,52 @@ func TestPaperFills(t *testing.T) {
 			t.Errorf("%s: an order that never was: %v", c.name, err)
 		}
 	}
+}
+
+// TestParticipation: fills take no more than a share of each quote, in whole steps
+// of quantity, however many orders there are.
+func TestParticipation(t *testing.T) {
+	for _, c := range []struct{ share, size, step, want string }{
+		{"0.5", "3", "0", "1"}, // the venue's size has no decimals, so a fill has none
+		{"0.5", "3.00", "0", "1.5"},
+		{"0.5", "3", "0.4", "1.2"},
+		{"0.3333", "0.5877", "0.0001", "0.1958"},
+		{"1", "3.7", "0.5", "3.5"},
+		{"1", "3.7", "0", "3.7"},
+		{"0.5", "0.0001", "0.0001", "0"},
+		{"0.5", "0", "0.0001", "0"},
+		{"0.0001", "1000000000000", "0.00000001", "100000000"},
+	} {
+		if got := shareOf(dec(c.size), dec(c.share), dec(c.step)); got.Cmp(dec(c.want)) != 0 {
+			t.Errorf("%s of %s in steps of %s: got %s, want %s", c.share, c.size, c.step, got, c.want)
+		}
+	}
+	p := openSharing(t, t.TempDir(), "0.5")
+	submit := func(id, qty string, tif event.TimeInForce, limit string) {
+		t.Helper()
+		o := order(id, event.Buy, qty, tif, limit)
+		o.QtyStep = dec("0.1")
+		if err := p.Submit(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(id, want string) {
+		t.Helper()
+		r, err := p.Query(t.Context(), id)
+		if got := describe(r); err != nil || got != want {
+			t.Errorf("%s: got %s (%v), want %s", id, got, err, want)
+		}
+	}
+	p.Quote(quote("99.00", "2", "101.00", "3.33", "q1"))
+	submit("a", "1", event.IOC, "")
+	want("a", "filled; 1@101.01 taker fee 0.05050500 q1")
+	submit("b", "1", event.FOK, "")
+	want("b", "expired(fok)")
+	submit("c", "1", event.IOC, "")
+	want("c", "expired(ioc); 0.6@101.01 taker fee 0.03030300 q1")
+	submit("d", "2", event.GTC, "100")
+	p.Quote(quote("99.00", "2", "100.00", "1.25", "q2"))
+	want("d", "partially_filled; 0.6@100 maker fee 0.01200000 q2")
 }
 
 func TestRestingOrdersSurvive(t *testing.T) {
@@ -511,7 +565,14 @@ func TestRegistry(t *testing.T) {
 		}
 	}
 	bad := PaperConfig{TakerBps: dec("-1"), MakerBps: dec("1001"), SlippageBps: dec("0.00001")}
-	if p := bad.Validate(); len(p) != 4 {
+	if p := bad.Validate(); len(p) != 5 {
 		t.Errorf("got %v", p)
+	}
+	for share, good := range map[string]bool{"0.0001": true, "1": true, "0": false, "-0.5": false, "1.0001": false, "0.00001": false} {
+		c := DefaultPaperConfig()
+		c.Participation = dec(share)
+		if p := c.Validate(); (len(p) == 0) != good {
+			t.Errorf("participation %s: %v", share, p)
+		}
 	}
 }

@@ -82,3 +82,22 @@ func sizeFor(amount, price event.Decimal) event.Decimal {
 	}
 	return d
 }
+
+// shareOf returns share x size, rounded down to a multiple of step; without a step
+// to the decimals that the size has itself.
+func shareOf(size, share, step event.Decimal) event.Decimal {
+	if share.Cmp(event.NewDecimal(1, 0)) == 0 && step.Sign() <= 0 {
+		return size
+	}
+	if step.Sign() <= 0 {
+		step = event.NewDecimal(1, size.Scale())
+	}
+	// The product has scale 36; in steps, whose scale is 18:
+	q := new(big.Int).Mul(unscaled(size), unscaled(share))
+	q.Quo(q, new(big.Int).Mul(unscaled(step), pow10(18)))
+	d, err := decimalOf(q.Mul(q, unscaled(step)), 18)
+	if err != nil {
+		return event.Decimal{} // cannot happen: it is not above size
+	}
+	return ledger.Trim(d)
+}
