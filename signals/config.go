@@ -94,8 +94,11 @@ func DefaultConfig() Config {
 		},
 	}
 	for i := range c.Rules {
-		if r := &c.Rules[i]; r.Indicator == "spread" {
+		switch r := &c.Rules[i]; r.Indicator {
+		case "spread":
 			r.Strategy, r.Source = "liquidity", SourceQuote
+		case "vwap": // the desk does not judge while the spread is wide, so that spread rules alone would never sell
+			r.Strategy = "liquidity"
 		}
 	}
 	return c
