@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/autohedge/autohedge/execution/broker"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -165,4 +167,57 @@ func TestOvertaken(t *testing.T) {
 			t.Errorf("%d orders were sent, want 3", s.submits)
 		}
 	})
+}
+
+// TestBurst: decisions that arrive together are judged one after another, each
+// with those before it counted, though nothing of them is filled yet.
+func TestBurst(t *testing.T) {
+	w := newWorld(t)
+	r := w.start(nil)
+	w.quote("50000.00", "0.5", "50001.00", "0.5")
+	w.seesQuote(r)
+	var ds []*event.Decision
+	for range 40 {
+		d := w.decision(event.Buy, "0.01", "50000.5") // worth 500.01 of at most 2500
+		ds = append(ds, d)
+		if err := w.feed.Append(event.TopicDecisions, w.client.Partition(event.TopicDecisions, []byte(d.Account)), []byte(d.Account), event.Marshal(d), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, d := range ds {
+		want := "submitting accepted filled"
+		if i >= 4 {
+			want = "risk_rejected:max_position"
+		}
+		w.wantStates(d, want)
+	}
+	r.drain()
+	w.audit()
+	// All of them are committed: a second life takes none of them up.
+	r = w.start(nil)
+	r.drain()
+	if n := testutil.ToFloat64(r.role.metrics.skipped); n != 0 {
+		t.Errorf("%v decisions were delivered again after a drain", n)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	committed := int64(-1)
+	p := progress{commit: func(next int64) { committed = next }}
+	var done []func()
+	for _, offset := range []int64{5, 6, 9, 10} { // second copies leave holes
+		done = append(done, p.begin(offset))
+	}
+	for _, step := range []struct {
+		done int
+		want int64
+	}{{2, -1}, {1, -1}, {0, 10}, {3, 11}} {
+		done[step.done]()
+		if committed != step.want {
+			t.Errorf("after decision %d: committed %d, want %d", step.done, committed, step.want)
+		}
+	}
+	if p.begin(11)(); committed != 12 {
+		t.Errorf("committed %d, want 12", committed)
+	}
 }
