@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"github.com/autohedge/autohedge/execution"
 )
 
 // sessionName is what a session may be called: it becomes part of topic, group
@@ -41,7 +43,7 @@ dot, and it lands in database autohedge_NAME.`,
 		},
 	}
 	drop := &cobra.Command{
-		Use: "drop NAME", Short: "Delete a session's topics, groups and database", Args: args(cobra.ExactArgs(1)),
+		Use: "drop NAME", Short: "Delete a session's topics, groups, database and paper ledgers", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			name := a[0]
 			if !sessionName.MatchString(name) {
@@ -67,6 +69,17 @@ dot, and it lands in database autohedge_NAME.`,
 			}
 			_, err = store.Query(cmd.Context(), "DROP DATABASE IF EXISTS "+sessionDatabase(name)+" SYNC")
 			if err := errors.Join(err, closeAll()); err != nil {
+				return err
+			}
+			cfg, err := t.loadConfig()
+			if err != nil {
+				return err
+			}
+			f, err := t.openFolder(cfg)
+			if err != nil {
+				return err
+			}
+			if err := execution.RemoveSessionPaper(f.Paper(), name); err != nil {
 				return err
 			}
 			fmt.Fprintln(t.err, "dropped session", name)
