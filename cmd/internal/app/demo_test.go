@@ -152,7 +152,7 @@ func testTools(t *testing.T, data string) {
 		t.Errorf("tail prints %s", out)
 	}
 	for _, topic := range []string{"md", "journal", "decisions", "positions"} {
-		out := succeed(t, "tail", topic, "--data", data, "--from", "start", "--follow=false")
+		out = succeed(t, "tail", topic, "--data", data, "--from", "start", "--follow=false")
 		if topic == "md" || topic == "decisions" {
 			if out == "" {
 				t.Errorf("tail %s prints nothing", topic)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -178,16 +180,23 @@ func (e *engine) own(part string) error {
 	return nil
 }
 
+// defaultKafka is where the embedded broker listens unless configured.
+const defaultKafka = "127.0.0.1:9292"
+
 // startKafka starts the folder's broker in this process.
 func (e *engine) startKafka(ctx context.Context) error {
 	if err := e.own("kafka"); err != nil {
 		return err
 	}
-	addr, err := freeAddr(e.cfg.Embedded.Kafka, "127.0.0.1:9292")
-	if err != nil {
-		return err
+	cfg := bus.EmbeddedConfig{Dir: e.folder.Kafka(), Addr: cmp.Or(e.cfg.Embedded.Kafka, defaultKafka), Partitions: e.cfg.Kafka.Partitions}
+	var err error
+	e.broker, err = bus.StartEmbedded(ctx, cfg, e.env)
+	if errors.Is(err, syscall.EADDRINUSE) && e.cfg.Embedded.Kafka == "" {
+		cfg.Addr = "127.0.0.1:0"
+		if e.broker, err = bus.StartEmbedded(ctx, cfg, e.env); err == nil {
+			e.env.Log.Info("the default Kafka port is busy, another one is used", "default", defaultKafka, "addr", e.broker.Addr())
+		}
 	}
-	e.broker, err = bus.StartEmbedded(ctx, bus.EmbeddedConfig{Dir: e.folder.Kafka(), Addr: addr, Partitions: e.cfg.Kafka.Partitions}, e.env)
 	if err != nil {
 		return err
 	}
@@ -231,17 +240,6 @@ func (e *engine) startStore(ctx context.Context) error {
 		return err
 	}
 	return e.folder.Announce("clickhouse", e.server.URL())
-}
-
-// freeAddr returns the configured address, or the standard one, or port 0 of its
-// host where the standard port is busy.
-func freeAddr(configured, standard string) (string, error) {
-	l, err := obs.Listen(configured, standard)
-	if err != nil {
-		return "", err
-	}
-	addr := l.Addr().String()
-	return addr, l.Close()
 }
 
 // start builds and starts the roles, downstream first, each once the one before
