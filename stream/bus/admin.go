@@ -57,8 +57,8 @@ func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConf
 	switch {
 	case spec.Compacted:
 		set("cleanup.policy", "compact")
-		// The first record of a topic in meta counts: time for a second one to
-		// be answered with the first again (see incarnation.go).
+		// What was replaced stays for an hour, so that nobody who is reading the
+		// topic has it compacted away before them.
 		set("min.compaction.lag.ms", strconv.FormatInt(time.Hour.Milliseconds(), 10))
 	case spec.Forever:
 		set("cleanup.policy", "delete")

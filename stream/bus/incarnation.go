@@ -8,13 +8,12 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// Incarnations live in meta, keyed by topic. The first record of a topic whose
-// life has not ended counts. Whoever is about to create a topic that meta knows
-// says first that its former life has ended, in a record of its own key (topic
-// and id) and without partitions; a topic without a life gets one from whoever
-// looks first. Two that look at once may both write: the first counts, and since
-// compaction keeps the last of a key, whoever sees another one last repeats the
-// first.
+// Incarnations live in meta. The first record of a topic whose life has not
+// ended counts. Whoever is about to create a topic that meta knows says first
+// that its former life has ended, in a record without partitions; a topic without
+// a life gets one from whoever looks first. Two that look at once may both write:
+// the first counts. Since compaction keeps only the last record of a key, the key
+// is topic and id: no life's record is removed because of another's.
 
 // endLives ends the lives of topics that do not exist any more.
 func (c *Client) endLives(ctx context.Context, missing []string) error {
@@ -24,8 +23,8 @@ func (c *Client) endLives(ctx context.Context, missing []string) error {
 	}
 	var records []incarnationRecord
 	for _, topic := range missing {
-		if l, known := lives[topic]; known {
-			records = append(records, incarnationRecord{key: topic + "|" + l.id.String(), topic: topic, id: l.id})
+		if id, known := lives[topic]; known {
+			records = append(records, incarnationRecord{topic: topic, id: id})
 		}
 	}
 	return c.writeIncarnations(ctx, records)
@@ -41,15 +40,11 @@ func (c *Client) ensureIncarnations(ctx context.Context) (map[string]event.ID, e
 		ids := make(map[string]event.ID, len(event.Topics))
 		var records []incarnationRecord
 		for _, spec := range event.Topics {
-			l, known := lives[spec.Name]
-			switch {
-			case !known:
-				l.id = newID()
-			case l.last:
-				ids[spec.Name] = l.id
+			if id, known := lives[spec.Name]; known {
+				ids[spec.Name] = id
 				continue
 			}
-			records = append(records, incarnationRecord{key: spec.Name, topic: spec.Name, id: l.id, partitions: c.Partitions(spec.Name)})
+			records = append(records, incarnationRecord{topic: spec.Name, id: newID(), partitions: c.Partitions(spec.Name)})
 		}
 		if len(records) == 0 {
 			return ids, nil
@@ -61,14 +56,8 @@ func (c *Client) ensureIncarnations(ctx context.Context) (map[string]event.ID, e
 	return nil, fmt.Errorf("topic %s is being written by others without end", event.TopicMeta)
 }
 
-// life is the incarnation of one topic; last says that its record is the last
-// of its key, which compaction keeps.
-type life struct {
-	id   event.ID
-	last bool
-}
-
-func (c *Client) readIncarnations(ctx context.Context) (map[string]life, error) {
+// readIncarnations returns the incarnation of every topic that has a life.
+func (c *Client) readIncarnations(ctx context.Context) (map[string]event.ID, error) {
 	var records []*event.Incarnation
 	ended := make(map[event.ID]bool)
 	_, err := c.ReadAll(ctx, event.TopicMeta, 0, FromStart, func(r Record) error {
@@ -83,14 +72,10 @@ func (c *Client) readIncarnations(ctx context.Context) (map[string]life, error) 
 		}
 		return nil
 	})
-	lives := make(map[string]life)
+	lives := make(map[string]event.ID)
 	for _, m := range records {
-		l, known := lives[m.Topic]
-		if !known && !ended[m.ID] {
-			l.id = m.ID
-		}
-		if l.last = l.id == m.ID; !l.id.IsZero() {
-			lives[m.Topic] = l
+		if _, known := lives[m.Topic]; !known && !ended[m.ID] {
+			lives[m.Topic] = m.ID
 		}
 	}
 	return lives, err
@@ -98,7 +83,7 @@ func (c *Client) readIncarnations(ctx context.Context) (map[string]life, error) 
 
 // incarnationRecord is one record to write; no partitions end the life.
 type incarnationRecord struct {
-	key, topic string
+	topic      string
 	id         event.ID
 	partitions int32
 }
@@ -115,7 +100,7 @@ func (c *Client) writeIncarnations(ctx context.Context, records []incarnationRec
 		value := event.Marshal(&event.Incarnation{
 			Topic: r.topic, ID: r.id, Partitions: uint32(r.partitions), Time: c.env.Clock.Now().UnixNano(),
 		})
-		if err := p.Append(event.TopicMeta, 0, []byte(r.key), value, nil); err != nil {
+		if err := p.Append(event.TopicMeta, 0, []byte(r.topic+"|"+r.id.String()), value, nil); err != nil {
 			_ = p.Close(ctx)
 			return err
 		}
