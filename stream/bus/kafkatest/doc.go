@@ -1,0 +1,9 @@
+// Package kafkatest runs a real Apache Kafka broker for tests and benchmarks:
+// it fetches the jars with Maven into the user's cache, starts one broker in
+// KRaft mode on free loopback ports, and ends it with the process that started
+// it.
+//
+// It must not know package bus nor any client: it gives addresses. A user's
+// cluster is configured, never started, by autohedge, so nothing but tests and
+// benchmarks may import it. Start with Start (broker.go); fetch.go has the jars.
+package kafkatest
