@@ -19,7 +19,7 @@ func tradeValue(id uint64) []byte {
 }
 
 func TestAppendDoesNotAllocate(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	key, value := []byte("binance|BTCUSDT"), tradeValue(1)
 	done := func(int64, error) {}
@@ -75,7 +75,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func BenchmarkProduce(b *testing.B) {
-	c := connect(b, testConfig(startBroker(b, b.TempDir()).Addr()))
+	c := connect(b, testConfig(startBroker(b).Addr()))
 	p := newProducer(b, c, ProducerConfig{Name: "bench", Blocking: true})
 	key, value := []byte("binance|BTCUSDT"), tradeValue(1)
 	b.ReportAllocs()
@@ -94,7 +94,7 @@ func BenchmarkProduce(b *testing.B) {
 }
 
 func BenchmarkAck(b *testing.B) {
-	c := connect(b, testConfig(startBroker(b, b.TempDir()).Addr()))
+	c := connect(b, testConfig(startBroker(b).Addr()))
 	p := newProducer(b, c, ProducerConfig{Name: "bench", Blocking: true})
 	m := &event.Control{ID: event.HashStrings("a")}
 	for b.Loop() {
@@ -106,7 +106,7 @@ func BenchmarkAck(b *testing.B) {
 
 // BenchmarkConsume reads trades, CRC and copies checked, and decodes them.
 func BenchmarkConsume(b *testing.B) {
-	c := connect(b, testConfig(startBroker(b, "").Addr()))
+	c := connect(b, testConfig(startBroker(b).Addr()))
 	p := newProducer(b, c, ProducerConfig{Name: "bench", Blocking: true})
 	key := []byte("binance|BTCUSDT")
 	const n = 400_000

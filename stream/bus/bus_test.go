@@ -8,7 +8,7 @@ import (
 )
 
 func TestProduceThenReadKeepsEveryRecordInOrder(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	const n = 20_000
 	offsets := make([]int64, n)

@@ -105,7 +105,7 @@ func certificates(t *testing.T) (server *tls.Config, client TLSConfig) {
 
 // Everything works over mutual TLS with each SASL mechanism: the group protocol
 // connects by another way than the rest.
-func TestMutualTLSAndSASL(t *testing.T) {
+func TestMutualTLSAndSASLOnKfake(t *testing.T) {
 	server, client := certificates(t)
 	for _, mechanism := range mechanisms[1:] {
 		t.Run(mechanism, func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestMutualTLSAndSASL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := startBroker(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return tls.NewListener(ln, server), nil }),
+			b := startKfake(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return tls.NewListener(ln, server), nil }),
 				kfake.EnableSASL(), kfake.Superuser(strings.ToUpper(mechanism), "trader", "hush"))
 			cfg := testConfig(ln.Addr().String())
 			_ = b

@@ -77,7 +77,7 @@ func produce(t testing.TB, p *Producer, topic string, from, n int) {
 }
 
 func TestConsumerHandsOutCommitsAndDrains(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicSignals, 0, 1000)
 
@@ -138,7 +138,7 @@ func member(t *testing.T, c *Client, handle func(context.Context, *Assignment) e
 // Members join and leave under load: every record is handled, each partition in
 // order, and by one member at a time.
 func TestRebalanceUnderLoadLosesNothing(t *testing.T) {
-	b := startBroker(t, "")
+	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	seen := newHandledLog()
@@ -205,7 +205,7 @@ func TestRebalanceUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestHandlersStopWhenTheirPartitionIsLost(t *testing.T) {
-	b := startBroker(t, "")
+	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	var mu sync.Mutex
 	owned := make(map[int32]int)
@@ -234,7 +234,7 @@ func TestHandlersStopWhenTheirPartitionIsLost(t *testing.T) {
 }
 
 func TestHandlerErrorEndsRun(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	boom := errors.New("boom")
 	k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}}, component.Discard())
 	err := k.Run(t.Context(), func(ctx context.Context, a *Assignment) error {
@@ -252,7 +252,7 @@ func TestHandlerErrorEndsRun(t *testing.T) {
 }
 
 func TestCommitsGoForwardOnly(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
 	run := func(commits ...int64) (committed int64) {
@@ -289,7 +289,7 @@ func TestCommitsGoForwardOnly(t *testing.T) {
 }
 
 func TestSeekAndStoredOffsetBeyondTheEnd(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 40)
 	k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}}, component.Discard())
@@ -333,7 +333,7 @@ func TestSeekAndStoredOffsetBeyondTheEnd(t *testing.T) {
 }
 
 func TestDrainBeforeAndDuringARun(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
 	a, b := newHandledLog(), newHandledLog()
@@ -377,31 +377,21 @@ func TestDrainBeforeAndDuringARun(t *testing.T) {
 // A member that vanishes without a word holds its partitions only until another
 // one joins and the rebalance timeout has passed.
 func TestKilledMemberIsPassedOver(t *testing.T) {
-	b := startBroker(t, "")
-	c := connect(t, testConfig(b.Addr()))
+	b, l := startFaulty(t)
+	c, doomed := connect(t, testConfig(b.Addr())), connect(t, testConfig(b.proxied))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
 	seen := newHandledLog()
-	dead, leave := member(t, c, func(ctx context.Context, a *Assignment) error {
+	dead, leave := member(t, doomed, func(ctx context.Context, a *Assignment) error {
 		a.Ready()
 		<-ctx.Done()
 		return nil
 	})
 	<-dead.Ready()
 	// Its requests stop arriving, as if the process had been killed.
-	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat, kmsg.JoinGroup, kmsg.LeaveGroup}, TopLevel: true, Err: kerr.CoordinatorNotAvailable, Count: -1,
-		When: func(r kmsg.Request) bool {
-			switch r := r.(type) {
-			case *kmsg.JoinGroupRequest:
-				return r.MemberID != ""
-			case *kmsg.HeartbeatRequest, *kmsg.LeaveGroupRequest:
-				return true
-			}
-			return false
-		}})
-	defer h.Remove()
+	alive := silence(b, l)
 	leave()
-	h.Remove()
+	alive()
 	began := time.Now()
 	k, leaveNew := member(t, c, seen.handle)
 	<-k.Ready()
@@ -412,4 +402,24 @@ func TestKilledMemberIsPassedOver(t *testing.T) {
 		t.Errorf("took over after %s", took)
 	}
 	t.Logf("took over after %s", took.Round(time.Millisecond))
+}
+
+// silence keeps what members of groups send from the broker, until alive is
+// called: on Apache Kafka of those behind the proxy.
+func silence(b *broker, l *faultyListener) (alive func()) {
+	if b.cluster == nil {
+		l.setDead(true)
+		return func() { l.setDead(false) }
+	}
+	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat, kmsg.JoinGroup, kmsg.LeaveGroup}, TopLevel: true, Err: kerr.CoordinatorNotAvailable, Count: -1,
+		When: func(r kmsg.Request) bool {
+			switch r := r.(type) {
+			case *kmsg.JoinGroupRequest:
+				return r.MemberID != ""
+			case *kmsg.HeartbeatRequest, *kmsg.LeaveGroupRequest:
+				return true
+			}
+			return false
+		}})
+	return func() { h.Remove() }
 }

@@ -156,7 +156,7 @@ func TestCopiesFromAThousandStarts(t *testing.T) {
 
 // The same on a real log, through readers, with the real window.
 func TestReadersDropOrMarkCopiesWhereverTheyStart(t *testing.T) {
-	b := startBroker(t, "")
+	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	log := drawLog(2*copyWindow+2000, copyWindow)

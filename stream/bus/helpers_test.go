@@ -4,16 +4,13 @@ import (
 	"context"
 	"fmt"
 	"hash/crc32"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
 	"github.com/autohedge/autohedge/stream/component"
@@ -37,16 +34,16 @@ func TestMain(m *testing.M) {
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(run{m})
 }
 
-// brokerProcess is an embedded broker in a process of its own.
-type brokerProcess struct {
+// child is an embedded broker in a process of its own.
+type child struct {
 	cmd  *exec.Cmd
 	addr string
 }
 
-func startBrokerProcess(t testing.TB, dir, addr string) *brokerProcess {
+func startChild(t testing.TB, dir, addr string) *child {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -65,7 +62,7 @@ func startBrokerProcess(t testing.TB, dir, addr string) *brokerProcess {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	b := &brokerProcess{cmd: cmd}
+	b := &child{cmd: cmd}
 	t.Cleanup(b.kill)
 	line := make([]byte, 64)
 	n, err := out.Read(line)
@@ -76,22 +73,11 @@ func startBrokerProcess(t testing.TB, dir, addr string) *brokerProcess {
 	return b
 }
 
-func (b *brokerProcess) kill() {
+func (b *child) kill() {
 	if b.cmd.ProcessState == nil {
 		_ = b.cmd.Process.Kill()
 		_ = b.cmd.Wait()
 	}
-}
-
-// startBroker starts an embedded broker that ends with the test.
-func startBroker(t testing.TB, dir string, opts ...kfake.Opt) *Embedded {
-	t.Helper()
-	b, err := startEmbedded(t.Context(), EmbeddedConfig{Dir: dir}, component.Discard(), opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = b.Close() })
-	return b
 }
 
 func testConfig(addr string) Config {
@@ -133,6 +119,22 @@ func trade(id uint64) []byte {
 	return (&event.Trade{Channel: event.ChannelTrade, TradeID: id, Price: event.MustDecimal("1.5"), RecvTime: 1}).AppendWire(nil)
 }
 
+// inFlight waits until everything that was appended has been taken up to be sent.
+func inFlight(t testing.TB, p *Producer) {
+	t.Helper()
+	eventually(t, "the first batches are in flight", 5*time.Second, func() bool {
+		for _, l := range p.all {
+			l.mu.Lock()
+			waiting := l.open != nil || len(l.sealed) > 0
+			l.mu.Unlock()
+			if waiting {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func readAll(t testing.TB, c *Client, topic string, partition int32) (values []string) {
 	t.Helper()
 	_, err := c.ReadAll(t.Context(), topic, partition, FromStart, func(r Record) error {
@@ -143,53 +145,6 @@ func readAll(t testing.TB, c *Client, topic string, partition int32) (values []s
 		t.Fatal(err)
 	}
 	return values
-}
-
-// faultyListener lets a test damage what the broker writes to its sockets.
-type faultyListener struct {
-	net.Listener
-	// damage, when set, sees every write: it returns what to write instead, or
-	// false to cut the connection.
-	damage atomic.Pointer[func(b []byte) ([]byte, bool)]
-}
-
-func (l *faultyListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &faultyConn{Conn: c, l: l}, nil
-}
-
-type faultyConn struct {
-	net.Conn
-	l *faultyListener
-}
-
-func (c *faultyConn) Write(b []byte) (int, error) {
-	if f := c.l.damage.Load(); f != nil {
-		out, ok := (*f)(b)
-		if !ok {
-			_ = c.Close()
-			return 0, net.ErrClosed
-		}
-		_, err := c.Conn.Write(out)
-		return len(b), err
-	}
-	return c.Conn.Write(b)
-}
-
-// faultyBroker is an embedded broker behind a faultyListener.
-func faultyBroker(t testing.TB) (*Embedded, *faultyListener) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &faultyListener{Listener: ln}
-	b := startBroker(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return l, nil }))
-	b.addr = ln.Addr().String()
-	return b, l
 }
 
 // handledLog is what a group handled, by partition, in the order of handling.

@@ -61,8 +61,8 @@ func firstDifference(a, b []string) string {
 	return "the end"
 }
 
-func TestAmbiguousAnswersLeaveOneCopy(t *testing.T) {
-	b := startBroker(t, "")
+func TestAmbiguousAnswersLeaveOneCopyOnKfake(t *testing.T) {
+	b := startKfake(t, "")
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	// One produce in twenty is appended and answered with an error, turn by turn
@@ -103,8 +103,8 @@ func TestAmbiguousAnswersLeaveOneCopy(t *testing.T) {
 }
 
 func TestConnectionCutAfterAppendLeavesOneCopy(t *testing.T) {
-	b, l := faultyBroker(t)
-	c := connect(t, testConfig(b.Addr()))
+	b, l := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	var writes atomic.Int64
 	cut := func(b []byte) ([]byte, bool) { return b, writes.Add(1)%25 != 0 }
@@ -127,7 +127,7 @@ func TestConnectionCutAfterAppendLeavesOneCopy(t *testing.T) {
 	}
 }
 
-func TestProduceAnswers(t *testing.T) {
+func TestProduceAnswersOnKfake(t *testing.T) {
 	// What each error code of a produce answer does; the table covers the codes
 	// that a broker can give. Those of two outcomes say what the record is told.
 	const (
@@ -173,7 +173,7 @@ func TestProduceAnswers(t *testing.T) {
 		{kerr.InvalidRecord, stopped},
 	} {
 		t.Run(tt.err.Message, func(t *testing.T) {
-			b := startBroker(t, "")
+			b := startKfake(t, "")
 			c := connect(t, testConfig(b.Addr()))
 			p := newProducer(t, c, ProducerConfig{Name: "test"})
 			b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: tt.err})
@@ -210,11 +210,12 @@ func TestProduceAnswers(t *testing.T) {
 }
 
 func TestLargeBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
-	b := startBroker(t, "", kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20000"}))
-	c := connect(t, testConfig(b.Addr()))
+	b, l := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
+	b.setConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	// Hold the first request back so that a large batch gathers behind it.
-	b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: 6})
+	release := l.hold(t)
 	const n = 4000
 	var acked atomic.Int64
 	for i := range n {
@@ -226,7 +227,11 @@ func TestLargeBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if i == 3 {
+			inFlight(t, p) // alone: the rest is one batch a partition
+		}
 	}
+	release()
 	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +254,7 @@ func TestLargeBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 func TestCompressionRoundTrip(t *testing.T) {
 	for _, name := range compressions {
 		t.Run(name, func(t *testing.T) {
-			cfg := testConfig(startBroker(t, "").Addr())
+			cfg := testConfig(startBroker(t).Addr())
 			cfg.Compression = name
 			c := connect(t, cfg)
 			p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
@@ -260,8 +265,8 @@ func TestCompressionRoundTrip(t *testing.T) {
 	}
 }
 
-func TestFullQueueRefusesOrBlocks(t *testing.T) {
-	b := startBroker(t, "")
+func TestFullQueueRefusesOrBlocksOnKfake(t *testing.T) {
+	b := startKfake(t, "")
 	c := connect(t, testConfig(b.Addr()))
 	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
 	refusing := newProducer(t, c, ProducerConfig{Name: "refusing", QueueBytes: 1000})
@@ -300,8 +305,8 @@ func TestFullQueueRefusesOrBlocks(t *testing.T) {
 	}
 }
 
-func TestBlockedAppendEndsWithTheProducer(t *testing.T) {
-	b := startBroker(t, "")
+func TestBlockedAppendEndsWithTheProducerOnKfake(t *testing.T) {
+	b := startKfake(t, "")
 	c := connect(t, testConfig(b.Addr()))
 	b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: -1})
 	p := newProducer(t, c, ProducerConfig{Name: "test", QueueBytes: 500, Blocking: true})
@@ -330,7 +335,7 @@ func TestBlockedAppendEndsWithTheProducer(t *testing.T) {
 }
 
 func TestNewOwnerFencesTheFormerOne(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	first := newProducer(t, c, ProducerConfig{Name: "first", Owner: "exec/paper"})
 	control := &event.Control{ID: event.HashStrings("a")}
 	if _, _, err := first.Publish(t.Context(), event.TopicOrders, []byte("paper"), control); err != nil {
@@ -354,7 +359,7 @@ func TestNewOwnerFencesTheFormerOne(t *testing.T) {
 }
 
 func TestSingleRecordIsSentAtOnce(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test"})
 	best := time.Hour
 	for i := range 50 {

@@ -45,7 +45,7 @@ func next(t testing.TB, r *Reader, n int) (values []string, err error) {
 }
 
 func TestReaderFollowsWithoutDelay(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 40)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromEnd})
@@ -73,7 +73,7 @@ func TestReaderFollowsWithoutDelay(t *testing.T) {
 }
 
 func TestReaderEndsAtAnOffset(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 10})
@@ -104,7 +104,7 @@ func TestReaderEndsAtAnOffset(t *testing.T) {
 }
 
 func TestReaderOutsideTheLogIsFatal(t *testing.T) {
-	b := startBroker(t, "")
+	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
@@ -116,9 +116,7 @@ func TestReaderOutsideTheLogIsFatal(t *testing.T) {
 		{10, "reading md/0: offset 10 is wanted, but the log begins at 50: 40 records are gone"},
 	} {
 		if tt.offset == 10 {
-			if err := b.cluster.DeleteRecords(event.TopicMarket, 0, 50); err != nil {
-				t.Fatal(err)
-			}
+			b.deleteRecords(t, event.TopicMarket, 0, 50)
 		}
 		_, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicMarket, Offset: tt.offset}, component.Discard())
 		if !component.IsFatal(err) || !strings.Contains(err.Error(), tt.want) {
@@ -131,54 +129,78 @@ func TestReaderOutsideTheLogIsFatal(t *testing.T) {
 }
 
 func TestRetentionThatOvertakesARunningReaderIsFatal(t *testing.T) {
-	b := startBroker(t, "")
+	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	produce(t, p, event.TopicMarket, 0, 40)
-	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.NotLeaderForPartition, Count: -1})
-	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 0})
-	if err := b.cluster.DeleteRecords(event.TopicMarket, 0, 7); err != nil {
+	const n, trimmed = 12_000, 11_000 // of 1 kB: more than a reader holds
+	for range n {
+		if err := p.Append(event.TopicMarket, 0, nil, make([]byte, 1000), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h.Remove()
-	_, err := next(t, r, 1)
-	if !component.IsFatal(err) || !strings.Contains(err.Error(), "offset 0 is wanted, but the log begins at 7: 7 records are gone") {
-		t.Error(err)
+	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: 0})
+	got, err := next(t, r, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.deleteRecords(t, event.TopicMarket, 0, trimmed)
+	rest, err := next(t, r, n)
+	read := len(got) + len(rest)
+	want := fmt.Sprintf("offset %d is wanted, but the log begins at %d: %d records are gone", read, trimmed, trimmed-read)
+	if !component.IsFatal(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("after %d records: %v", read, err)
 	}
 }
 
 // A compacted log has holes, and readers of compacted topics pass over them; in
 // any other topic a hole is a loss.
 func TestOffsetGap(t *testing.T) {
-	b := startBroker(t, "")
-	for _, topic := range []string{event.TopicMeta, event.TopicControl} {
-		if err := b.cluster.CreateTopic(topic, 1, map[string]string{"cleanup.policy": "compact"}); err != nil {
-			t.Fatal(err)
-		}
+	b := startBroker(t)
+	for _, topic := range []string{event.TopicMeta, event.TopicControl, event.TopicInstruments} {
+		b.createTopic(t, topic, 1, compactible)
 	}
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	for _, topic := range []string{event.TopicInstruments, event.TopicControl} {
-		for i := range 10 {
-			key := []byte{'a' + byte(i%3)}
-			if i == 0 {
-				key = []byte("z")
-			}
-			if err := p.Append(topic, 0, key, fmt.Appendf(nil, "%d", i), nil); err != nil {
-				t.Fatal(err)
-			}
-			if err := p.Flush(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+	add := func(topic string, i int) {
+		key := []byte{'a' + byte(i%3)}
+		if i == 0 {
+			key = []byte("z")
+		}
+		if err := p.Append(topic, 0, key, fmt.Appendf(nil, "%d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Flush(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	}
-	b.cluster.Compact()
-	if got := readAll(t, c, event.TopicInstruments, 0); fmt.Sprint(got) != "[0 6 7 8 9]" {
-		t.Errorf("a compacted topic reads as %v", got)
+	for _, topic := range []string{event.TopicInstruments, event.TopicControl} {
+		for i := range 9 {
+			add(topic, i)
+		}
 	}
-	if err := b.cluster.DeleteRecords(event.TopicInstruments, 0, 7); err != nil {
-		t.Fatal(err)
+	time.Sleep(250 * time.Millisecond) // segment.ms: the next record is in a segment of its own
+	for _, topic := range []string{event.TopicInstruments, event.TopicControl} {
+		add(topic, 9)
 	}
+	if b.cluster != nil {
+		b.cluster.Compact()
+	}
+	// What is not in the newest segment is compacted.
+	eventually(t, "the topic reads as [0 6 7 8 9]", 15*time.Second, func() bool {
+		return fmt.Sprint(readAll(t, c, event.TopicInstruments, 0)) == "[0 6 7 8 9]"
+	})
+	gap := func() error {
+		r := newReader(t, c, ReaderConfig{Topic: event.TopicControl, Offset: FromStart})
+		defer r.Close()
+		_, err := next(t, r, 2)
+		return err
+	}
+	eventually(t, "the other one has a gap", 15*time.Second, func() bool { return gap() != nil })
+	b.setConfig(t, event.TopicInstruments, map[string]string{"cleanup.policy": "compact,delete"}) // or Apache Kafka refuses to
+	b.deleteRecords(t, event.TopicInstruments, 0, 7)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicInstruments, Offset: 3})
 	if got, err := next(t, r, 3); err != nil || fmt.Sprint(got) != "[7 8 9]" {
 		t.Errorf("below the start of a compacted topic: %v, %v", got, err)
@@ -194,17 +216,21 @@ func TestOffsetGap(t *testing.T) {
 }
 
 func TestFlippedBitsOnTheWireAreFetchedAgain(t *testing.T) {
-	b, l := faultyBroker(t)
-	c := connect(t, testConfig(b.Addr()))
+	b, l := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	// Held back at first, so that nearly everything is one large batch.
-	b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: 6})
+	release := l.hold(t)
 	const n = 2000
 	for i := range n {
 		if err := p.Append(event.TopicMarket, 0, nil, fmt.Appendf(nil, "%d", i), nil); err != nil {
 			t.Fatal(err)
 		}
+		if i == 0 {
+			inFlight(t, p) // alone: the rest is one batch
+		}
 	}
+	release()
 	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -258,13 +284,13 @@ func TestShiftedBatchIsSeen(t *testing.T) {
 	}
 }
 
-func TestReaderWaitsOutTheBroker(t *testing.T) {
+func TestReaderWaitsOutTheBrokerOnKfake(t *testing.T) {
 	for _, code := range []*kerr.Error{
 		kerr.UnknownTopicOrPartition, kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, kerr.ReplicaNotAvailable, kerr.KafkaStorageError,
 		kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch, kerr.OffsetNotAvailable, kerr.UnknownServerError, kerr.CorruptMessage, kerr.OffsetOutOfRange,
 	} {
 		t.Run(code.Message, func(t *testing.T) {
-			b := startBroker(t, "")
+			b := startKfake(t, "")
 			c := connect(t, testConfig(b.Addr()))
 			produce(t, newProducer(t, c, ProducerConfig{Name: "test", Blocking: true}), event.TopicMarket, 0, 4)
 			b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: event.TopicMarket, Err: code, Count: 3})
@@ -278,10 +304,8 @@ func TestReaderWaitsOutTheBroker(t *testing.T) {
 }
 
 func TestReaderLivesThroughARestartOfTheBroker(t *testing.T) {
-	dir := t.TempDir()
-	b := startBrokerProcess(t, dir, "127.0.0.1:0")
-	addr := b.addr
-	c := connect(t, testConfig(addr))
+	b := startBrokerProcess(t)
+	c := connect(t, testConfig(b.addr))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
 	produce(t, p, event.TopicMarket, 0, 4)
@@ -289,16 +313,19 @@ func TestReaderLivesThroughARestartOfTheBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.kill()
-	startBrokerProcess(t, dir, addr)
+	b.start()
+	began := time.Now()
 	produce(t, p, event.TopicMarket, 4, 4)
+	produced := time.Since(began)
 	got, err := next(t, r, 1)
 	if err != nil || got[0] != "4" {
 		t.Error(got, err)
 	}
+	t.Logf("after the broker listens again, appending went on within %s, reading within %s", produced.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
 
 func TestReaderCloseEndsNext(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t, "").Addr()))
+	c := connect(t, testConfig(startBroker(t).Addr()))
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicMarket, Offset: FromStart})
 	ctx, cancel := contextWithTimeout(t, 20*time.Millisecond)
 	defer cancel()

@@ -1,0 +1,536 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/autohedge/autohedge/stream/bus/kafkatest"
+	"github.com/autohedge/autohedge/stream/component"
+)
+
+// kafkaVar chooses the broker of the tests: empty is the embedded one, "apache"
+// a real Apache Kafka. Tests that need kfake's faults say OnKfake in their name
+// and run on it in either case.
+const kafkaVar = "AUTOHEDGE_TEST_KAFKA"
+
+// apache is the Apache Kafka that the tests share. It is started by the first
+// test that asks for a broker, and every test finds it without topics and groups.
+var apache struct {
+	sync.Mutex
+	broker *kafkatest.Broker
+	proxy  *faultyListener
+	gone   error // why there is none
+}
+
+func onApache() bool { return os.Getenv(kafkaVar) == "apache" }
+
+// run runs the tests and ends the shared broker, before goroutines are counted.
+type run struct{ m *testing.M }
+
+func (r run) Run() int {
+	code := 1
+	if v := os.Getenv(kafkaVar); v != "" && v != "apache" && v != "embedded" {
+		fmt.Fprintf(os.Stderr, "%s is %q: want apache, embedded or nothing\n", kafkaVar, v)
+		return code
+	}
+	if onApache() && os.Getenv("CI") == "true" {
+		if _, err := kafkatest.Fetch(context.Background()); err != nil {
+			fmt.Fprintf(os.Stderr, "%s=apache: %v\n", kafkaVar, err)
+			return code
+		}
+	}
+	code = r.m.Run()
+	if apache.proxy != nil {
+		apache.proxy.stop()
+	}
+	if apache.broker != nil {
+		kept, err := apache.broker.Stop(code != 0)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		if kept != "" {
+			fmt.Fprintf(os.Stderr, "the log of Apache Kafka is in %s\n", kept)
+		}
+	}
+	return code
+}
+
+// needApache skips the test where Apache Kafka cannot run; in CI, run has failed
+// before.
+func needApache(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, kafkatest.ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// broker is what a test runs against.
+type broker struct {
+	addr    string
+	proxied string         // its address behind the test's proxy; only Apache Kafka's differs
+	cluster *kfake.Cluster // nil on Apache Kafka
+	admin   *kgo.Client
+}
+
+// Addr returns host:port.
+func (b *broker) Addr() string { return b.addr }
+
+// startBroker returns an empty broker of the kind that the environment names.
+func startBroker(t testing.TB) *broker {
+	t.Helper()
+	if !onApache() {
+		return asBroker(t, startKfake(t, ""))
+	}
+	shared, _ := sharedApache(t)
+	b := &broker{addr: shared.Addr(), proxied: shared.Addr(), admin: newAdmin(t, shared.Addr())}
+	b.wipe(t)
+	return b
+}
+
+// startFaulty returns an empty broker and what stands between it and those who
+// connect to its proxied address.
+func startFaulty(t testing.TB) (*broker, *faultyListener) {
+	t.Helper()
+	if !onApache() {
+		b, l := startFaultyKfake(t)
+		return asBroker(t, b), l
+	}
+	_, proxy := sharedApache(t)
+	b := startBroker(t)
+	b.proxied = proxy.Addr().String()
+	t.Cleanup(func() {
+		proxy.damage.Store(nil)
+		proxy.setDead(false)
+	})
+	return b, proxy
+}
+
+func asBroker(t testing.TB, e *Embedded) *broker {
+	t.Helper()
+	return &broker{addr: e.Addr(), proxied: e.Addr(), cluster: e.cluster, admin: newAdmin(t, e.Addr())}
+}
+
+func sharedApache(t testing.TB) (*kafkatest.Broker, *faultyListener) {
+	t.Helper()
+	apache.Lock()
+	defer apache.Unlock()
+	if apache.broker == nil && apache.gone == nil {
+		apache.gone = startSharedApache(t)
+	}
+	needApache(t, apache.gone)
+	return apache.broker, apache.proxy
+}
+
+func startSharedApache(t testing.TB) error {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	broker, err := kafkatest.Start(context.Background(), kafkatest.Config{Proxied: ln.Addr().String(), Properties: map[string]string{
+		// A killed broker may register again once its session is over: after 9 s by
+		// default.
+		"broker.session.timeout.ms": "4000", "broker.heartbeat.interval.ms": "500",
+	}})
+	if err != nil {
+		_ = ln.Close()
+		return err
+	}
+	t.Logf("Apache Kafka %s listens on %s after %s", kafkatest.Version, broker.Addr(), time.Since(began).Round(time.Millisecond))
+	apache.broker, apache.proxy = broker, newFaultyListener(ln)
+	go apache.proxy.forward(broker.ProxyTarget())
+	// The first group and the first transactional id make it create the topics of
+	// the coordinators; that is not what the tests measure.
+	admin := newAdmin(t, broker.Addr())
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	for kind, key := range []string{"group", "owner"} {
+		find.CoordinatorType, find.CoordinatorKey, find.CoordinatorKeys = int8(kind), key, []string{key}
+		eventually(t, "the coordinators are up", 20*time.Second, func() bool {
+			res, err := find.RequestWith(context.Background(), admin)
+			return err == nil && res.ErrorCode == 0 && (len(res.Coordinators) == 0 || res.Coordinators[0].ErrorCode == 0)
+		})
+	}
+	return nil
+}
+
+// newAdmin is another client than the one under test, to prepare and inspect a
+// broker with.
+func newAdmin(t testing.TB, addr string) *kgo.Client {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// ask does one request, or fails the test.
+func ask[T any](t testing.TB, res T, err error) T {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func check(t testing.TB, what string, code int16) {
+	t.Helper()
+	if err := kerr.ErrorForCode(code); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// wipe removes all topics and groups.
+func (b *broker) wipe(t testing.TB) {
+	t.Helper()
+	// A member that a test killed is thrown out, or its group could not be deleted.
+	for _, id := range b.groups(t) {
+		describe := kmsg.NewPtrDescribeGroupsRequest()
+		describe.Groups = []string{id}
+		res, err := describe.RequestWith(t.Context(), b.admin)
+		for _, g := range ask(t, res, err).Groups {
+			leave := kmsg.NewPtrLeaveGroupRequest()
+			leave.Group = id
+			for _, m := range g.Members {
+				member := kmsg.NewLeaveGroupRequestMember()
+				member.MemberID = m.MemberID
+				leave.Members = append(leave.Members, member)
+			}
+			if len(leave.Members) > 0 {
+				if _, err := leave.RequestWith(t.Context(), b.admin); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		remove := kmsg.NewPtrDeleteGroupsRequest()
+		remove.Groups = []string{id}
+		gone, err := remove.RequestWith(t.Context(), b.admin)
+		check(t, "deleting group "+id, ask(t, gone, err).Groups[0].ErrorCode)
+	}
+	if topics := b.topics(t); len(topics) > 0 {
+		b.deleteTopics(t, topics...)
+	}
+}
+
+func (b *broker) groups(t testing.TB) (ids []string) {
+	t.Helper()
+	res, err := kmsg.NewPtrListGroupsRequest().RequestWith(t.Context(), b.admin)
+	for _, g := range ask(t, res, err).Groups {
+		ids = append(ids, g.Group)
+	}
+	return ids
+}
+
+func (b *broker) topics(t testing.TB) (names []string) {
+	t.Helper()
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = nil // all
+	res, err := req.RequestWith(t.Context(), b.admin)
+	for _, topic := range ask(t, res, err).Topics {
+		if !topic.IsInternal {
+			names = append(names, *topic.Topic)
+		}
+	}
+	return names
+}
+
+func (b *broker) deleteTopics(t testing.TB, names ...string) {
+	t.Helper()
+	req := kmsg.NewPtrDeleteTopicsRequest()
+	req.TimeoutMillis = 10_000
+	for _, name := range names {
+		topic := kmsg.NewDeleteTopicsRequestTopic()
+		topic.Topic = kmsg.StringPtr(name)
+		req.Topics, req.TopicNames = append(req.Topics, topic), append(req.TopicNames, name)
+	}
+	res, err := req.RequestWith(t.Context(), b.admin)
+	for _, topic := range ask(t, res, err).Topics {
+		check(t, "deleting a topic", topic.ErrorCode)
+	}
+	eventually(t, "the topics are gone", 10*time.Second, func() bool {
+		return !slices.ContainsFunc(b.topics(t), func(name string) bool { return slices.Contains(names, name) })
+	})
+}
+
+func (b *broker) createTopic(t testing.TB, name string, partitions int32, configs map[string]string) {
+	t.Helper()
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.TimeoutMillis = 10_000
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, partitions, 1
+	for k, v := range configs {
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name, c.Value = k, kmsg.StringPtr(v)
+		topic.Configs = append(topic.Configs, c)
+	}
+	req.Topics = append(req.Topics, topic)
+	res, err := req.RequestWith(t.Context(), b.admin)
+	check(t, "creating "+name, ask(t, res, err).Topics[0].ErrorCode)
+}
+
+// setConfig changes settings of a topic.
+func (b *broker) setConfig(t testing.TB, topic string, configs map[string]string) {
+	t.Helper()
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	for k, v := range configs {
+		c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		c.Name, c.Value = k, kmsg.StringPtr(v)
+		r.Configs = append(r.Configs, c)
+	}
+	req.Resources = append(req.Resources, r)
+	res, err := req.RequestWith(t.Context(), b.admin)
+	check(t, "setting "+topic, ask(t, res, err).Resources[0].ErrorCode)
+}
+
+// config returns a setting of a topic.
+func (b *broker) config(t testing.TB, topic, name string) string {
+	t.Helper()
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	r := kmsg.NewDescribeConfigsRequestResource()
+	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeTopic, topic, []string{name}
+	req.Resources = append(req.Resources, r)
+	res, err := req.RequestWith(t.Context(), b.admin)
+	for _, r := range ask(t, res, err).Resources {
+		check(t, "describing "+topic, r.ErrorCode)
+		for _, c := range r.Configs {
+			if c.Name == name && c.Value != nil {
+				return *c.Value
+			}
+		}
+	}
+	return ""
+}
+
+// deleteRecords trims a partition up to the offset.
+func (b *broker) deleteRecords(t testing.TB, topic string, partition int32, offset int64) {
+	t.Helper()
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = 10_000
+	p := kmsg.NewDeleteRecordsRequestTopicPartition()
+	p.Partition, p.Offset = partition, offset
+	of := kmsg.NewDeleteRecordsRequestTopic()
+	of.Topic, of.Partitions = topic, append(of.Partitions, p)
+	req.Topics = append(req.Topics, of)
+	// A setting that allows it may not have reached the partition yet.
+	eventually(t, "trimming "+topic, 10*time.Second, func() bool {
+		res, err := req.RequestWith(t.Context(), b.admin)
+		return ask(t, res, err).Topics[0].Partitions[0].ErrorCode == 0
+	})
+}
+
+// compactible is what makes Apache Kafka compact a topic within a second of its
+// segment being rolled, which the first record after segment.ms does.
+var compactible = map[string]string{
+	"cleanup.policy": "compact", "segment.ms": "200", "min.compaction.lag.ms": "0", "min.cleanable.dirty.ratio": "0.001",
+}
+
+// faultyListener stands between a broker and its clients.
+type faultyListener struct {
+	net.Listener
+	// damage, when set, sees every write of the broker: it returns what to write
+	// instead, or false to cut the connection. It may block to hold answers back.
+	damage atomic.Pointer[func(b []byte) ([]byte, bool)]
+
+	mu    sync.Mutex
+	dead  bool
+	conns map[net.Conn]struct{}
+	all   sync.WaitGroup
+}
+
+func newFaultyListener(ln net.Listener) *faultyListener {
+	return &faultyListener{Listener: ln, conns: make(map[net.Conn]struct{})}
+}
+
+// Accept implements net.Listener.
+func (l *faultyListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &faultyConn{Conn: c, l: l}, nil
+}
+
+// forward makes the listener a proxy in front of the address.
+func (l *faultyListener) forward(to string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		up, err := net.Dial("tcp", to)
+		if err != nil || !l.keep(c, up) {
+			_ = c.Close()
+			continue
+		}
+		l.all.Add(2)
+		relay := func(dst, src net.Conn) {
+			defer l.all.Done()
+			_, _ = io.Copy(dst, src)
+			l.drop(c, up)
+		}
+		go relay(c, up)
+		go relay(up, c)
+	}
+}
+
+func (l *faultyListener) keep(conns ...net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		return false
+	}
+	for _, c := range conns {
+		l.conns[c] = struct{}{}
+	}
+	return true
+}
+
+func (l *faultyListener) drop(conns ...net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+		delete(l.conns, c)
+	}
+}
+
+// setDead cuts all connections of the proxy and takes no more.
+func (l *faultyListener) setDead(dead bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead = dead
+	for c := range l.conns {
+		if dead {
+			_ = c.Close()
+		}
+	}
+}
+
+func (l *faultyListener) stop() {
+	_ = l.Close()
+	l.setDead(true)
+	l.all.Wait()
+}
+
+// hold holds back what the broker answers until release is called.
+func (l *faultyListener) hold(t testing.TB) (release func()) {
+	held := make(chan struct{})
+	wait := func(b []byte) ([]byte, bool) {
+		<-held
+		return b, true
+	}
+	l.damage.Store(&wait)
+	release = sync.OnceFunc(func() {
+		l.damage.Store(nil)
+		close(held)
+	})
+	t.Cleanup(release)
+	return release
+}
+
+type faultyConn struct {
+	net.Conn
+	l *faultyListener
+}
+
+func (c *faultyConn) Write(b []byte) (int, error) {
+	if f := c.l.damage.Load(); f != nil {
+		out, ok := (*f)(b)
+		if !ok {
+			_ = c.Close()
+			return 0, net.ErrClosed
+		}
+		_, err := c.Conn.Write(out)
+		return len(b), err
+	}
+	return c.Conn.Write(b)
+}
+
+// startKfake starts an embedded broker that ends with the test.
+func startKfake(t testing.TB, dir string, opts ...kfake.Opt) *Embedded {
+	t.Helper()
+	b, err := startEmbedded(t.Context(), EmbeddedConfig{Dir: dir}, component.Discard(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+// startFaultyKfake is an embedded broker behind a faultyListener.
+func startFaultyKfake(t testing.TB) (*Embedded, *faultyListener) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newFaultyListener(ln)
+	b := startKfake(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return l, nil }))
+	b.addr = ln.Addr().String()
+	return b, l
+}
+
+// brokerProcess is a broker that a test kills and starts again on its data and
+// address: the embedded one in a process of its own, or the shared Apache Kafka.
+type brokerProcess struct {
+	addr   string
+	kill   func()
+	start  func()
+	apache bool
+}
+
+func startBrokerProcess(t testing.TB) *brokerProcess {
+	t.Helper()
+	if !onApache() {
+		dir := t.TempDir()
+		child := startChild(t, dir, "127.0.0.1:0")
+		return &brokerProcess{
+			addr: child.addr,
+			kill: func() { child.kill() }, start: func() { child = startChild(t, dir, child.addr) },
+		}
+	}
+	shared, _ := sharedApache(t)
+	b := startBroker(t)
+	running := true
+	p := &brokerProcess{addr: b.addr, apache: true}
+	p.kill = func() {
+		running = false
+		shared.Kill()
+	}
+	p.start = func() {
+		if err := shared.Restart(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		running = true
+	}
+	t.Cleanup(func() {
+		if !running {
+			p.start()
+		}
+	})
+	return p
+}
