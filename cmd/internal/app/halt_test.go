@@ -22,6 +22,7 @@ type haltReport struct {
 func TestHaltAcrossRestarts(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
+	config := write(t, data, "autohedge.yaml", unhurried(nil))
 	submitted := func(after int64) string {
 		return fmt.Sprintf("SELECT count() FROM order_events WHERE state = 'submitting' AND time > fromUnixTimestamp64Nano(%d)", after)
 	}
@@ -33,7 +34,7 @@ func TestHaltAcrossRestarts(t *testing.T) {
 		return decode[haltReport](t, succeed(t, "halt", "--status", "--data", data, "-o", "json"))
 	}
 
-	p := start(t, "demo", "--data", data, "--for", "10m", "--output", "json")
+	p := start(t, "demo", "--config", config, "--data", data, "--rate", "500", "--for", "10m", "--output", "json")
 	p.ready()
 	atLeast(t, data, 1, submitted(0))
 	if s := status(); len(s.Halts) != 0 || !s.Engine {
@@ -56,7 +57,7 @@ func TestHaltAcrossRestarts(t *testing.T) {
 		t.Errorf("resume without an engine: exit code %d, %s", code, stderr)
 	}
 
-	p = start(t, "demo", "--data", data, "--for", "10m", "--output", "json")
+	p = start(t, "demo", "--config", config, "--data", data, "--rate", "500", "--for", "10m", "--output", "json")
 	p.ready()
 	restarted := time.Now().UnixNano()
 	if s := status(); !s.Engine || len(s.Halts) == 0 || s.Halts[0].Why != "drill" {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/autohedge/autohedge/agents/llm/llmtest"
+	"github.com/autohedge/autohedge/cmd/internal/config"
 )
 
 // A desk behind an HTTP endpoint: its decisions trade and its exchanges stand in
@@ -34,12 +36,11 @@ func TestModelDesk(t *testing.T) {
 		return llmtest.Refusal("I may not say")
 	})
 	data := t.TempDir()
-	config := write(t, data, "autohedge.yaml", fmt.Sprintf(`
-agents:
-  desk: llm
-  llm: {base_url: %q, model: test-model, api_key: sk-test-not-to-be-seen}
-`, server.URL))
-	p := start(t, "demo", "--config", config, "--data", data, "--for", "10m", "--output", "json")
+	text := unhurried(func(c *config.Config) {
+		c.Agents.Desk, c.Agents.LLM.BaseURL, c.Agents.LLM.Model = "llm", server.URL, "test-model"
+	})
+	file := write(t, data, "autohedge.yaml", strings.Replace(text, `api_key: ""`, "api_key: sk-test-not-to-be-seen", 1))
+	p := start(t, "demo", "--config", file, "--data", data, "--rate", "500", "--for", "10m", "--output", "json")
 	p.ready()
 	atLeast(t, data, 3, "SELECT uniqExact(client_order_id) FROM order_events")
 

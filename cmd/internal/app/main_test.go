@@ -23,8 +23,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/autohedge/autohedge/cmd/internal/app"
+	"github.com/autohedge/autohedge/cmd/internal/config"
 	"github.com/autohedge/autohedge/cmd/internal/folder"
 	"github.com/autohedge/autohedge/sinks/clickhouse"
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 // TestMain makes the test binary the command `autohedge` too, found on the PATH:
@@ -34,7 +36,7 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) != "autohedge" {
 		flag.Parse()
 		// These tests mostly wait for processes of their own.
-		if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && !raceEnabled {
 			if err := f.Value.Set("4"); err != nil {
 				panic(err)
 			}
@@ -302,6 +304,23 @@ func (p *process) clean() closing {
 		p.t.Errorf("sim_check %d, want 0", *c.SimCheck)
 	}
 	return c
+}
+
+// unhurried is a configuration in which nothing grows too old to be traded on:
+// what is tested is the way, not the speed of the machine. change may be nil.
+func unhurried(change func(*config.Config)) string {
+	c := config.Default()
+	c.HTTP.Listen = "off"
+	for i := range c.Signals.Rules {
+		c.Signals.Rules[i].TTL, c.Signals.Rules[i].MaxDriftBps = 2*time.Minute, event.MustDecimal("500")
+	}
+	c.Agents.Quote.MaxAge, c.Agents.Quote.MaxEventAge = 0, 0
+	l := &c.Execution.Accounts[0].Limits
+	l.MaxQuoteAge, l.MaxDecisionAge, l.MaxDriftBps, l.CollarBps = 2*time.Minute, 2*time.Minute, event.MustDecimal("500"), event.MustDecimal("500")
+	if change != nil {
+		change(&c)
+	}
+	return config.Sample(c)
 }
 
 // write puts a file into a folder and returns its path.

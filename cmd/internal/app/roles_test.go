@@ -15,6 +15,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/autohedge/autohedge/cmd/internal/config"
+	"github.com/autohedge/autohedge/stream"
+	"github.com/autohedge/autohedge/stream/venue"
 )
 
 // addresses waits for what a server command prints with --output json.
@@ -37,33 +41,16 @@ func TestRolesInProcesses(t *testing.T) {
 	broker, store := kafka.addresses()["address"], clickhouse.addresses()["address"]
 	guide, feed := serveGuide(t)
 
-	rules := `
-signals:
-  strategies:
-    - {name: test, account: paper}
-  rules:
-    - name: wide
-      strategy: test
-      indicator: spread
-      params: {smooth: 1}
-      source: quote
-      threshold: 0.01
-      direction: above
-      side: buy
-      cooldown: 500ms
-      horizon: 1m
-      ttl: 10s
-      max_drift_bps: 50
-agents: {desk: deterministic}
-`
-	market := write(t, data, "market.yaml", fmt.Sprintf(`
-stream:
-  feeds:
-    - {name: binance, venue: binance, url: %q, rest: %q, symbols: [BTCUSDT, ETHUSDT]}
-    - {name: coinbase, venue: coinbase, url: %q, rest: %q, symbols: [BTC-USD]}
-    - {name: mine, venue: json, url: %q, json: {symbol: symbol, price: price}}
-`, sim["binance_ws"]+"/stream", sim["binance_rest"], sim["coinbase_ws"], sim["coinbase_rest"], guide)+rules)
-	trading := write(t, data, "trading.yaml", fmt.Sprintf("kafka: {brokers: [%q]}\nclickhouse: {url: %q}\n", broker, store)+rules)
+	market := write(t, data, "market.yaml", unhurried(func(c *config.Config) {
+		c.Stream.Feeds = []stream.FeedConfig{
+			{Name: "binance", Venue: "binance", URL: sim["binance_ws"] + "/stream", REST: sim["binance_rest"], Symbols: []string{"BTCUSDT", "ETHUSDT"}},
+			{Name: "coinbase", Venue: "coinbase", URL: sim["coinbase_ws"], REST: sim["coinbase_rest"], Symbols: []string{"BTC-USD"}},
+			{Name: "mine", Venue: "json", URL: guide, JSON: &venue.JSON{Symbol: "symbol", Price: "price"}},
+		}
+	}))
+	trading := write(t, data, "trading.yaml", unhurried(func(c *config.Config) {
+		c.Kafka.Brokers, c.ClickHouse.URL = []string{broker}, store
+	}))
 
 	left := start(t, "run", "--config", market, "--data", data, "--roles", "stream,signals")
 	right := start(t, "run", "--config", trading, "--data", data, "--roles", "agents,execution,sinks")
