@@ -46,7 +46,7 @@ var Topics = []TopicSpec{
 	{Name: TopicControl, Key: "scope", Single: true, Forever: true},
 	{Name: TopicDead, Key: "source topic and partition", Single: true},
 	{Name: TopicInstruments, Key: "venue|symbol", Single: true, Compacted: true},
-	{Name: TopicMeta, Key: "topic", Single: true, Compacted: true},
+	{Name: TopicMeta, Key: "topic|incarnation", Single: true, Compacted: true},
 	{Name: TopicSignalState, Key: "owner's partition", Compacted: true},
 	{Name: TopicSinkState, Key: "owner's topic and partition", Compacted: true},
 }
