@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,8 +26,13 @@ func get(t *testing.T, b *Board, path string) (int, Report) {
 func TestReadinessAndDependencies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBoard(t.TempDir())
-		var broken error
-		b.Add("kafka", func(context.Context) error { return broken })
+		var broken atomic.Bool
+		b.Add("kafka", func(context.Context) error {
+			if broken.Load() {
+				return errors.New("no answer")
+			}
+			return nil
+		})
 		b.Wait("sinks")
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -46,7 +52,7 @@ func TestReadinessAndDependencies(t *testing.T) {
 		if code, r := get(t, b, "/health"); code != 200 || r.Dependencies["kafka"].Status != "up" || r.Disk == nil || r.Memory == nil {
 			t.Errorf("health: %d %+v", code, r)
 		}
-		broken = errors.New("no answer")
+		broken.Store(true)
 		time.Sleep(1500 * time.Millisecond)
 		if code, r := get(t, b, "/health"); code != 200 || r.Dependencies["kafka"].Status != "failing" {
 			t.Errorf("after one failure: %d %+v", code, r)
@@ -55,7 +61,7 @@ func TestReadinessAndDependencies(t *testing.T) {
 		if code, r := get(t, b, "/health"); code != 503 || r.Dependencies["kafka"].Status != "down" || r.Dependencies["kafka"].Error != "no answer" {
 			t.Errorf("after three failures: %d %+v", code, r)
 		}
-		broken = nil
+		broken.Store(false)
 		time.Sleep(time.Second)
 		if code, _ := get(t, b, "/readyz"); code != 200 {
 			t.Errorf("after recovery: %d", code)
