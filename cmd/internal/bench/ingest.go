@@ -176,6 +176,18 @@ func (c *checker) close() error {
 	return nil
 }
 
+// flowing waits until ticks arrive, and then a little for the flow to settle.
+func (c *checker) flowing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for c.count.Load() == 0 {
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("waiting for the first tick: %w", err)
+		}
+	}
+	return sleep(ctx, settle)
+}
+
 // settle is how long a pipeline runs before it is measured.
 const settle = time.Second
 
@@ -188,12 +200,16 @@ func ingestRate(ctx context.Context, o Options) ([]Result, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.close(ctx))
 	}
-	err = sleep(ctx, settle)
+	err = c.flowing(ctx)
 	before, begun := c.count.Load(), time.Now()
 	if err == nil {
 		err = sleep(ctx, 2*o.Length)
 	}
 	n, took := c.count.Load()-before, time.Since(begun)
+	for err == nil && n == 0 { // a batch is longer than what is measured
+		err = sleep(ctx, o.Length)
+		n, took = c.count.Load()-before, time.Since(begun)
+	}
 	if err := errors.Join(err, c.close(), p.close(ctx)); err != nil {
 		return nil, err
 	}
@@ -211,10 +227,13 @@ func ingestLatency(ctx context.Context, o Options) ([]Result, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.close(ctx))
 	}
-	err = sleep(ctx, settle)
+	err = c.flowing(ctx)
 	c.sampling.Store(true)
 	if err == nil {
 		err = sleep(ctx, 2*o.Length)
+	}
+	for before := c.count.Load(); err == nil && c.count.Load() == before; {
+		err = sleep(ctx, o.Length)
 	}
 	if err := errors.Join(err, c.close(), p.close(ctx)); err != nil {
 		return nil, err
