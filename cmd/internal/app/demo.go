@@ -166,10 +166,10 @@ func (d *demoRun) finish() {
 func (d *demoRun) run(ctx context.Context) error {
 	e := d.engine
 	begun := time.Now()
-	if err := d.choose(ctx); err != nil {
-		return err
+	err := d.choose(ctx)
+	if err == nil {
+		err = e.connect(ctx, true)
 	}
-	err := e.connect(ctx, true)
 	var since mark
 	if err == nil {
 		since, err = e.mark(ctx)
