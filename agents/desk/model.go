@@ -63,7 +63,7 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 	c.calls[q.role]++
 	id := event.CallID(c.decision, q.role, prompt, m.model.Model(), attempt)
 
-	call, x, replayed := m.exchange(ctx, c, id, req)
+	call, x, replayed, late := m.exchange(ctx, c, id, req)
 	if err := ctx.Err(); err != nil {
 		return err // shutting down, not an answer
 	}
@@ -86,6 +86,9 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 	if err := c.expired(); err != nil {
 		return err
 	}
+	if late && abst != nil {
+		return &Abstention{ReasonDeadline, q.role + ": deadline passed while waiting for the answer"}
+	}
 	if abst != nil {
 		abst.Detail = q.role + ": " + abst.Detail
 		return abst
@@ -94,17 +97,19 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 }
 
 // exchange looks the call up first: a redelivered signal re-uses what was paid
-// for. Otherwise it asks, within what is left of the signal's time.
-func (m *modelAgents) exchange(ctx context.Context, c *Case, id event.ID, req llm.Request) (call *event.ModelCall, x *llm.Exchange, replayed bool) {
+// for. Otherwise it asks, within what is left of the signal's time; late says that
+// this ran out, whatever a clock that was read at another moment says.
+func (m *modelAgents) exchange(ctx context.Context, c *Case, id event.ID, req llm.Request) (call *event.ModelCall, x *llm.Exchange, replayed, late bool) {
 	if rec, ok := c.in.Journal.Recorded(id); ok {
 		return rec, m.model.Replay(ctx, req, llm.Recorded{
 			Status: int(rec.Status), Response: rec.Response, Outcome: rec.Outcome, Error: rec.Error, Latency: time.Duration(rec.Latency),
-		}), true
+		}), true, false
 	}
 	now := c.in.Time.Now()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.sig.Deadline-now))
 	defer cancel()
-	return &event.ModelCall{Time: now}, m.model.Complete(ctx, req), false
+	x = m.model.Complete(ctx, req)
+	return &event.ModelCall{Time: now}, x, false, ctx.Err() != nil
 }
 
 // judge decodes a whole answer and maps every other outcome to its reason. An
