@@ -6,18 +6,25 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // startPatience is how long a broker may take until it listens; 3 s is usual.
-const startPatience = 60 * time.Second
+const startPatience = 90 * time.Second
+
+// portAttempts is how often ports are chosen: they are free when they are, but
+// another process may be quicker.
+const portAttempts = 3
+
+// errPortTaken says that somebody else listens where the broker wants to.
+var errPortTaken = errors.New("a port was taken by another process")
 
 // Config sets up a Broker.
 type Config struct {
@@ -28,18 +35,15 @@ type Config struct {
 	Properties map[string]string
 }
 
-// Broker is a running Apache Kafka: one node, broker and controller, replication
-// factor 1, groups without initial delay, a log cleaner that does not wait.
+// Broker is a running Apache Kafka: groups without initial delay, a log cleaner
+// that does not wait. From Start it is a cluster of its own, broker and
+// controller, replication factor 1. Its methods are for one goroutine at a time.
 type Broker struct {
+	id                 int
 	lib, dir           string
 	addr, proxied, log string
+	heap               string // the Java option
 	process            *process
-}
-
-// process is one life of the broker.
-type process struct {
-	cmd  *exec.Cmd
-	over chan struct{} // closed when it has ended
 }
 
 // Start fetches Apache Kafka if need be, starts a broker and returns once it
@@ -49,13 +53,12 @@ func Start(ctx context.Context, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The ports are free when they are chosen; another process may be quicker.
-	for attempt := 0; ; attempt++ {
+	for attempt := 1; ; attempt++ {
 		b, err := start(ctx, lib, cfg)
 		if err == nil {
 			return b, nil
 		}
-		if attempt == 2 || !strings.Contains(err.Error(), "Address already in use") {
+		if attempt == portAttempts || !errors.Is(err, errPortTaken) {
 			return nil, fmt.Errorf("starting Apache Kafka: %w", err)
 		}
 	}
@@ -75,21 +78,15 @@ func start(ctx context.Context, lib string, cfg Config) (b *Broker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b = &Broker{lib: lib, dir: dir, addr: ports[0], proxied: ports[2], log: filepath.Join(dir, "server.log")}
-	if cfg.Proxied == "" {
-		cfg.Proxied = b.proxied
-	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails
-	id[0] &= 0x7f        // "-" in front would be an option
-	for name, text := range map[string]string{"server.properties": b.properties(cfg, ports[1]), "log4j2.xml": logging} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	format := b.java(ctx, "kafka.tools.StorageTool", "format", "-t", base64.RawURLEncoding.EncodeToString(id), "-c", filepath.Join(dir, "server.properties"))
-	if out, err := format.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("formatting the storage: %w: %s", err, lastLines(string(out), 5))
+	b = newBroker(1, lib, dir, "-Xmx512m", ports)
+	properties := b.properties(ports[1], cfg.Proxied)
+	maps.Copy(properties, map[string]string{
+		"controller.quorum.voters":         "1@" + ports[1],
+		"offsets.topic.replication.factor": "1", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
+	})
+	maps.Copy(properties, cfg.Properties)
+	if err := b.format(ctx, clusterID(), properties); err != nil {
+		return nil, err
 	}
 	if err := b.Restart(ctx); err != nil {
 		return nil, err
@@ -97,28 +94,55 @@ func start(ctx context.Context, lib string, cfg Config) (b *Broker, err error) {
 	return b, nil
 }
 
-func (b *Broker) properties(cfg Config, controller string) string {
-	values := map[string]string{
-		"process.roles": "broker,controller", "node.id": "1",
-		"controller.quorum.voters":       "1@" + controller,
+// newBroker describes a broker with three ports: for clients, for controllers,
+// and for clients behind a proxy.
+func newBroker(id int, lib, dir, heap string, ports []string) *Broker {
+	return &Broker{id: id, lib: lib, dir: dir, heap: heap, addr: ports[0], proxied: ports[2], log: filepath.Join(dir, "server.log")}
+}
+
+// clusterID is what the storage is formatted with.
+func clusterID() string {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	id[0] &= 0x7f        // "-" in front would be an option
+	return base64.RawURLEncoding.EncodeToString(id)
+}
+
+// properties are those that any number of brokers has.
+func (b *Broker) properties(controller, advertised string) map[string]string {
+	if advertised == "" {
+		advertised = b.proxied
+	}
+	return map[string]string{
+		"process.roles": "broker,controller", "node.id": strconv.Itoa(b.id),
 		"listeners":                      "PLAINTEXT://" + b.addr + ",PROXIED://" + b.proxied + ",CONTROLLER://" + controller,
-		"advertised.listeners":           "PLAINTEXT://" + b.addr + ",PROXIED://" + cfg.Proxied,
+		"advertised.listeners":           "PLAINTEXT://" + b.addr + ",PROXIED://" + advertised,
 		"listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"controller.listener.names":      "CONTROLLER", "inter.broker.listener.name": "PLAINTEXT",
 		"log.dirs":                         filepath.Join(b.dir, "data"),
-		"group.initial.rebalance.delay.ms": "0", "offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "4",
-		"transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1", "transaction.state.log.num.partitions": "4",
+		"group.initial.rebalance.delay.ms": "0",
+		"offsets.topic.num.partitions":     "4", "transaction.state.log.num.partitions": "4",
 		"auto.create.topics.enable": "false", "log.cleaner.backoff.ms": "100", "log.cleaner.dedupe.buffer.size": "16777216",
 		"log.segment.delete.delay.ms": "1000",
 	}
-	for name, value := range cfg.Properties {
-		values[name] = value
-	}
+}
+
+// format writes the broker's files and prepares its data folder.
+func (b *Broker) format(ctx context.Context, cluster string, properties map[string]string) error {
 	var text strings.Builder
-	for name, value := range values {
+	for name, value := range properties {
 		fmt.Fprintf(&text, "%s=%s\n", name, value)
 	}
-	return text.String()
+	for name, text := range map[string]string{"server.properties": text.String(), "log4j2.xml": logging} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	format := b.java(ctx, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", filepath.Join(b.dir, "server.properties"))
+	if out, err := format.CombinedOutput(); err != nil {
+		return fmt.Errorf("formatting the storage: %w: %s", err, lastLines(string(out), 5))
+	}
+	return nil
 }
 
 const logging = `<Configuration status="WARN">
@@ -129,11 +153,14 @@ const logging = `<Configuration status="WARN">
 
 func (b *Broker) java(ctx context.Context, args ...string) *exec.Cmd {
 	all := append([]string{
-		"-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+		b.heap, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
 		"-Dlog4j2.configurationFile=" + filepath.Join(b.dir, "log4j2.xml"), "-cp", filepath.Join(b.lib, "*"),
 	}, args...)
 	return exec.CommandContext(ctx, "java", all...) // #nosec G204 -- our own arguments
 }
+
+// ID is the broker's node id.
+func (b *Broker) ID() int { return b.id }
 
 // Addr is host:port of the broker.
 func (b *Broker) Addr() string { return b.addr }
@@ -144,9 +171,21 @@ func (b *Broker) ProxyTarget() string { return b.proxied }
 // Log is the path of the broker's log; it grows over restarts.
 func (b *Broker) Log() string { return b.log }
 
+// Running reports whether the broker's process lives: it may have ended by
+// itself, as it does when it cannot write.
+func (b *Broker) Running() bool { return b.process != nil && b.process.running() }
+
 // Restart starts the broker on its data and ports, after Kill, and returns once
 // it listens.
 func (b *Broker) Restart(ctx context.Context) error {
+	if err := b.spawn(ctx); err != nil {
+		return err
+	}
+	return b.await(ctx)
+}
+
+// spawn starts the process.
+func (b *Broker) spawn(ctx context.Context) error {
 	out, err := os.OpenFile(b.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -155,34 +194,27 @@ func (b *Broker) Restart(ctx context.Context) error {
 	// Not bound to ctx: the broker outlives the call.
 	cmd := b.java(context.WithoutCancel(ctx), "kafka.Kafka", filepath.Join(b.dir, "server.properties"))
 	cmd.Stdout, cmd.Stderr = out, out
-	endWithParent(cmd)
-	p := &process{cmd: cmd, over: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		defer close(p.over)
-		runtime.LockOSThread() // whose end is the broker's, see endWithParent
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	b.process = p
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
-	if err := b.listening(ctx, p); err != nil {
-		b.Kill()
-		text, _ := os.ReadFile(b.log)
-		return fmt.Errorf("waiting until it listens: %w; its log ends with\n%s", err, lastLines(string(text), 15))
-	}
-	return nil
+	b.process, err = startProcess(cmd)
+	return err
 }
 
-func (b *Broker) listening(ctx context.Context, p *process) error {
+// await waits until the broker listens; one that does not is killed.
+func (b *Broker) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	err := b.listening(ctx)
+	if err == nil {
+		return nil
+	}
+	b.Kill()
+	text, _ := os.ReadFile(b.log)
+	if strings.Contains(string(text), "Address already in use") {
+		err = fmt.Errorf("%w: %w", errPortTaken, err)
+	}
+	return fmt.Errorf("waiting until broker %d listens: %w; its log ends with\n%s", b.id, err, lastLines(string(text), 15))
+}
+
+func (b *Broker) listening(ctx context.Context) error {
 	var d net.Dialer
 	for {
 		c, err := d.DialContext(ctx, "tcp", b.addr)
@@ -190,8 +222,8 @@ func (b *Broker) listening(ctx context.Context, p *process) error {
 			return c.Close()
 		}
 		select {
-		case <-p.over:
-			return errors.New("it ended: " + p.cmd.ProcessState.String())
+		case <-b.process.over:
+			return errors.New("it ended: " + b.process.cmd.ProcessState.String())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
@@ -202,8 +234,7 @@ func (b *Broker) listening(ctx context.Context, p *process) error {
 // Kill ends the broker at once, as SIGKILL does; its data stay for a Restart.
 func (b *Broker) Kill() {
 	if b.process != nil {
-		_ = b.process.cmd.Process.Kill()
-		<-b.process.over
+		b.process.kill()
 		b.process = nil
 	}
 }
@@ -216,18 +247,4 @@ func (b *Broker) Stop(keep bool) (kept string, err error) {
 		return b.dir, nil
 	}
 	return "", os.RemoveAll(b.dir)
-}
-
-// freePorts returns addresses on loopback that nobody listens on.
-func freePorts(n int) ([]string, error) {
-	addrs := make([]string, n)
-	for i := range addrs {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = ln.Close() }() // at the end, or the same one comes again
-		addrs[i] = net.JoinHostPort("127.0.0.1", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
-	}
-	return addrs, nil
 }

@@ -21,17 +21,40 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childVar) == "" {
 		os.Exit(m.Run())
 	}
-	b, err := Start(context.Background(), Config{})
-	if err != nil {
-		fmt.Println("error", err)
-		os.Exit(1)
+	var addrs []string
+	var dir string
+	if os.Getenv(childVar) == "broker" {
+		b, err := Start(context.Background(), Config{})
+		if err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		addrs, dir = []string{b.Addr()}, b.dir
+	} else {
+		c, err := StartCluster(context.Background(), ClusterConfig{})
+		if err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		// A paused one has to end as well.
+		if err := c.Broker(2).Pause(); err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		addrs, dir = c.Addrs(), c.dir
 	}
-	fmt.Println(b.Addr(), b.dir)
+	fmt.Println(strings.Join(addrs, ","), dir)
 	select {}
 }
 
-// However the process that started a broker ends, the broker ends.
-func TestBrokerEndsWithItsProcess(t *testing.T) {
+// However the process that started brokers ends, they end.
+func TestBrokersEndWithTheirProcess(t *testing.T) {
+	for _, what := range []string{"broker", "cluster"} {
+		t.Run(what, func(t *testing.T) { testEnds(t, what) })
+	}
+}
+
+func testEnds(t *testing.T, what string) {
 	if os.Getenv("AUTOHEDGE_TEST_KAFKA") != "apache" {
 		t.Skip("AUTOHEDGE_TEST_KAFKA is not apache")
 	}
@@ -48,7 +71,7 @@ func TestBrokerEndsWithItsProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), childVar+"=1")
+	cmd.Env = append(os.Environ(), childVar+"="+what)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -61,20 +84,24 @@ func TestBrokerEndsWithItsProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, dir, ok := strings.Cut(strings.TrimSpace(line), " ")
-	if !ok || addr == "error" {
+	addrs, dir, ok := strings.Cut(strings.TrimSpace(line), " ")
+	if !ok || addrs == "error" {
 		t.Fatal(line)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := dial(addr); err != nil {
-		t.Fatal(err)
+	for addr := range strings.SplitSeq(addrs, ",") {
+		if err := dial(addr); err != nil { // a paused one's kernel still takes connections
+			t.Fatal(err)
+		}
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); dial(addr) == nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the broker listens although its process was killed")
+	for addr := range strings.SplitSeq(addrs, ",") {
+		for deadline := time.Now().Add(20 * time.Second); dial(addr) == nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the broker at %s listens although its process was killed", addr)
+			}
 		}
 	}
 }
