@@ -135,8 +135,8 @@ func (b *Batch) AddEvent(offset int64, key []byte, m event.Message) (block int, 
 	return i, nil
 }
 
-// maxType is above every event type that makes a row.
-const maxType = 32
+// maxType is above every event type.
+const maxType = 64
 
 // block returns the index of the block for a row of that time, and makes it.
 func (b *Batch) block(table string, at int64) int {

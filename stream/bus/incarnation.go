@@ -61,6 +61,9 @@ func (c *Client) readIncarnations(ctx context.Context) (map[string]event.ID, err
 	var records []*event.Incarnation
 	ended := make(map[event.ID]bool)
 	_, err := c.ReadAll(ctx, event.TopicMeta, 0, FromStart, func(r Record) error {
+		if event.TypeOf(r.Value) != event.TypeIncarnation {
+			return nil // an owner's claim
+		}
 		m, err := event.DecodeAs[*event.Incarnation](r.Value)
 		if err != nil {
 			return fmt.Errorf("decoding record %d of %s: %w", r.Offset, event.TopicMeta, err)

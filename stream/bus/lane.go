@@ -291,7 +291,7 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 	where := fmt.Sprintf("appending to %s/%d", l.topic, l.partition)
 	switch code {
 	case kafka.InvalidProducerEpoch, kafka.ProducerFenced:
-		err = fmt.Errorf("%s: fenced: another owner of %q took over: %w", where, l.p.cfg.Owner, err)
+		err = fmt.Errorf("%s: %w: another owner of %q took over: %w", where, ErrFenced, l.p.owns(), err)
 	case kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId:
 		err = fmt.Errorf("%s: the broker lost track of sequence %d of producer %d epoch %d; start again, and read the log's end to see what landed: %w",
 			where, l.sequence, l.p.id, l.p.epoch, err)

@@ -27,6 +27,9 @@ var (
 	// ErrUnknownOutcome is handed to records that were sent and whose answer did
 	// not come before the producer was closed or failed: they may be in the log.
 	ErrUnknownOutcome = errors.New("record was sent, its outcome is unknown")
+	// ErrFenced is what stopped the producer of an owner whose key another took
+	// over.
+	ErrFenced = errors.New("fenced")
 )
 
 // defaultQueueBytes is the queue's bound where the configuration names none.
@@ -58,6 +61,7 @@ type Producer struct {
 	codec  compress.Codec
 	id     int64
 	epoch  int16
+	owner  *Owner // nil: owns nothing
 
 	topics map[string][]*lane // by topic, then partition; not changed after NewProducer
 	all    []*lane
@@ -82,16 +86,21 @@ type Producer struct {
 
 // NewProducer makes a producer; Close ends it. EnsureTopics must have run.
 func (c *Client) NewProducer(ctx context.Context, cfg ProducerConfig, env component.Env) (*Producer, error) {
+	id, epoch, err := c.initProducer(ctx, cfg.Owner, env)
+	if err != nil {
+		return nil, err
+	}
+	return c.newProducer(cfg, env, id, epoch)
+}
+
+// newProducer makes a producer whose batches carry that producer id and epoch.
+func (c *Client) newProducer(cfg ProducerConfig, env component.Env, id int64, epoch int16) (*Producer, error) {
 	if cfg.QueueBytes <= 0 {
 		cfg.QueueBytes = defaultQueueBytes
 	}
 	topics := c.knownTopics()
 	if len(topics) == 0 {
 		return nil, errors.New("making a producer: EnsureTopics has not run")
-	}
-	id, epoch, err := c.initProducer(ctx, cfg.Owner, env)
-	if err != nil {
-		return nil, err
 	}
 	p := &Producer{
 		client: c, cfg: cfg, env: env, codec: c.cfg.codec(), id: id, epoch: epoch,
@@ -235,39 +244,59 @@ func (p *Producer) release(size int64) {
 // acknowledgement. It waits for room in the queue, whatever the policy.
 func (p *Producer) Publish(ctx context.Context, topic string, key []byte, m event.Message) (partition int32, offset int64, err error) {
 	partition = p.client.Partition(topic, key)
-	l, err := p.lane(topic, partition)
-	if err != nil {
-		return partition, -1, err
+	offset, err = p.publish(ctx, TopicPartition{topic, partition}, key, event.Marshal(m))
+	return partition, offset, err
+}
+
+// publish appends one record and waits for the acknowledgement.
+func (p *Producer) publish(ctx context.Context, at TopicPartition, key, value []byte) (offset int64, err error) {
+	acked := make(chan appended, 1)
+	if err := p.appendWaiting(ctx, at, key, value, func(o int64, err error) { acked <- appended{o, err} }); err != nil {
+		return -1, err
 	}
-	value := event.Marshal(m)
+	return acknowledged(ctx, at, acked)
+}
+
+// appended is what became of a record.
+type appended struct {
+	offset int64
+	err    error
+}
+
+// acknowledged waits for the outcome of one record.
+func acknowledged(ctx context.Context, at TopicPartition, acked <-chan appended) (offset int64, err error) {
+	select {
+	case r := <-acked:
+		if r.err != nil {
+			return -1, fmt.Errorf("publishing to %s: %w", at, r.err)
+		}
+		return r.offset, nil
+	case <-ctx.Done():
+		return -1, fmt.Errorf("publishing to %s: %w: %w", at, ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// appendWaiting is Append that waits for room in the queue, whatever the policy.
+func (p *Producer) appendWaiting(ctx context.Context, at TopicPartition, key, value []byte, done func(int64, error)) error {
+	l, err := p.lane(at.Topic, at.Partition)
+	if err != nil {
+		return err
+	}
 	size := recordSize(key, value)
 	if size > maxBatch-batchHeadSize {
-		return partition, -1, ErrTooLarge
+		return ErrTooLarge
 	}
 	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
 		if err := p.waitForRoom(ctx, int64(size), true); err != nil {
 			p.queued.Add(-int64(size))
-			return partition, -1, err
+			return err
 		}
 	}
-	type result struct {
-		offset int64
-		err    error
-	}
-	acked := make(chan result, 1)
-	if err := l.append(key, value, size, func(o int64, err error) { acked <- result{o, err} }); err != nil {
+	if err := l.append(key, value, size, done); err != nil {
 		p.release(int64(size))
-		return partition, -1, err
+		return err
 	}
-	select {
-	case r := <-acked:
-		if r.err != nil {
-			return partition, -1, fmt.Errorf("publishing to %s/%d: %w", topic, partition, r.err)
-		}
-		return partition, r.offset, nil
-	case <-ctx.Done():
-		return partition, -1, fmt.Errorf("publishing to %s/%d: %w: %w", topic, partition, ErrUnknownOutcome, ctx.Err())
-	}
+	return nil
 }
 
 // Flush waits until everything appended before is acknowledged; it returns the
@@ -348,6 +377,21 @@ func (p *Producer) Close(ctx context.Context) error {
 	}
 	p.lanes.Wait()
 	return err
+}
+
+// abandon releases the producer without waiting for what it has not sent.
+func (p *Producer) abandon() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = p.Close(ctx)
+}
+
+// owns is the key that the producer owns, for people.
+func (p *Producer) owns() string {
+	if p.owner != nil {
+		return p.owner.key
+	}
+	return p.cfg.Owner
 }
 
 // backoff is how long to wait before attempt+1.

@@ -274,23 +274,29 @@ func (c *Client) ReadAll(ctx context.Context, topic string, partition int32, fro
 	if (from == FromStart && bounds[0].Start == end) || from == FromEnd {
 		return end, nil
 	}
-	r, err := c.NewReader(ctx, ReaderConfig{Topic: topic, Partition: partition, Offset: from}, c.env)
+	return end, c.readUntil(ctx, TopicPartition{topic, partition}, from, end, each)
+}
+
+// readUntil reads a partition from an offset (or its start) up to the end given,
+// which must be in the log.
+func (c *Client) readUntil(ctx context.Context, at TopicPartition, from, end int64, each func(Record) error) error {
+	r, err := c.NewReader(ctx, ReaderConfig{Topic: at.Topic, Partition: at.Partition, Offset: from}, c.env)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer r.Close()
 	r.EndAt(end)
 	for {
 		records, err := r.Next(ctx)
 		if errors.Is(err, io.EOF) {
-			return end, nil
+			return nil
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 		for _, rec := range records {
 			if err := each(rec); err != nil {
-				return 0, err
+				return err
 			}
 		}
 	}

@@ -265,6 +265,26 @@ func TestGoldenWire(t *testing.T) {
 	}
 }
 
+// The records that the bus itself keeps, as they lie in logs.
+func TestGoldenWireOfTheBus(t *testing.T) {
+	id := HashStrings("x")
+	for _, tc := range []struct {
+		m    Message
+		want string
+	}{
+		{&Epoch{Key: "execution.2", Number: 7, Instance: id, Who: "execution@h:1", ProducerID: 4001, ProducerEpoch: 6, Time: 1787086910902000000},
+			"fa013e0a0b657865637574696f6e2e3210071a10028f0df5b8596fbcd10c9720b7a4784f220d657865637574696f6e40683a3128a11f300639805910bb1302cd18"},
+		{&SnapshotChunk{Name: "engine", Save: id, Index: 3, Data: []byte{1, 2, 0}}, "8202210a06656e67696e651210028f0df5b8596fbcd10c9720b7a4784f18032203010200"},
+		{&SnapshotManifest{Name: "engine", Epoch: 7, Save: id, Slot: 1, InputTopic: "md", Incarnation: id, Input: 42, Form: 1,
+			Outputs: []SnapshotOutput{{"signals", 2, 9}}, Chunks: 4, Size: 1572867, First: -1, Time: 1787086910902000000, StateChecksum: 0xdeadbeef, Checksum: 0xcafe},
+			"8a026b0a06656e67696e6510071a10028f0df5b8596fbcd10c9720b7a4784f20012a026d643210028f0df5b8596fbcd10c9720b7a4784f382a420d0a077369676e616c7310021809480150045883806060ffffffffffffffffff0169805910bb1302cd1870effdb6f50d78fe9503"},
+	} {
+		if got := hex.EncodeToString(Marshal(tc.m)); got != tc.want {
+			t.Errorf("wire form of %T is\n%s, want\n%s", tc.m, got, tc.want)
+		}
+	}
+}
+
 func TestDecodeRefusesDamage(t *testing.T) {
 	sig := Signal{ID: HashStrings("x"), Rule: "r", RefPrice: MustDecimal("1.5"), Triggers: []string{"a"}}
 	wire := Marshal(&sig)

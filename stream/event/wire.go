@@ -37,6 +37,9 @@ const (
 	TypeIncarnation Type = 26
 	TypeSinkPlan    Type = 27
 	TypeRuleStart   Type = 28
+	TypeEpoch       Type = 31
+	TypeChunk       Type = 32
+	TypeManifest    Type = 33
 )
 
 // ErrUnknownType is returned for a value whose type this build does not know,
@@ -89,6 +92,12 @@ func newMessage(t Type) Message {
 		return new(SinkPlan)
 	case TypeRuleStart:
 		return new(RuleStart)
+	case TypeEpoch:
+		return new(Epoch)
+	case TypeChunk:
+		return new(SnapshotChunk)
+	case TypeManifest:
+		return new(SnapshotManifest)
 	}
 	return nil
 }

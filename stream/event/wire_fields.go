@@ -350,3 +350,53 @@ func (r *RuleStart) fields(c *coder) {
 	c.uint32(5, &r.Epoch)
 	c.time(6, &r.Time)
 }
+
+// EventType returns TypeEpoch.
+func (m *Epoch) EventType() Type { return TypeEpoch }
+
+func (m *Epoch) fields(c *coder) {
+	c.string(1, &m.Key)
+	c.uint(2, &m.Number)
+	c.id(3, &m.Instance)
+	c.string(4, &m.Who)
+	c.int(5, &m.ProducerID)
+	c.uint32(6, &m.ProducerEpoch)
+	c.time(7, &m.Time)
+}
+
+// EventType returns TypeChunk.
+func (m *SnapshotChunk) EventType() Type { return TypeChunk }
+
+func (m *SnapshotChunk) fields(c *coder) {
+	c.string(1, &m.Name)
+	c.id(2, &m.Save)
+	c.uint32(3, &m.Index)
+	c.bytes(4, &m.Data)
+}
+
+func (o *SnapshotOutput) fields(c *coder) {
+	c.string(1, &o.Topic)
+	c.int32(2, &o.Partition)
+	c.int(3, &o.End)
+}
+
+// EventType returns TypeManifest.
+func (m *SnapshotManifest) EventType() Type { return TypeManifest }
+
+func (m *SnapshotManifest) fields(c *coder) {
+	c.string(1, &m.Name)
+	c.uint(2, &m.Epoch)
+	c.id(3, &m.Save)
+	c.uint32(4, &m.Slot)
+	c.string(5, &m.InputTopic)
+	c.id(6, &m.Incarnation)
+	c.int(7, &m.Input)
+	repeated(c, 8, &m.Outputs, (*SnapshotOutput).fields)
+	c.uint32(9, &m.Form)
+	c.uint32(10, &m.Chunks)
+	c.uint(11, &m.Size)
+	c.int(12, &m.First)
+	c.time(13, &m.Time)
+	c.uint32(14, &m.StateChecksum)
+	c.uint32(15, &m.Checksum)
+}

@@ -1,0 +1,141 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// Claims on keys live in topic meta, each under a key of its own, so that compaction
+// removes none because of another; an owner removes those of its predecessors when
+// it has shut them out. Their order in meta decides: the last claim counts, and
+// its number is higher than all before it. Producer ids and epochs cannot decide:
+// a coordinator gives a new id when the epochs are used up or when an id was not
+// asked for in seven days, and forgets that it gave another before.
+
+// maxClaims bounds how often a claim is repeated because others claimed at once.
+const maxClaims = 20
+
+// sealEpoch is a producer epoch that no coordinator hands out: it shuts out all
+// others of the producer id.
+const sealEpoch = math.MaxInt16
+
+func metaPartition() TopicPartition { return TopicPartition{Topic: event.TopicMeta} }
+
+// claim is an Epoch record as it was found.
+type claim struct {
+	event.Epoch
+	offset int64
+	inMeta bool // not in a partition that is owned
+}
+
+func claimKey(key string, instance event.ID) []byte {
+	return []byte("owner|" + key + "|" + instance.String())
+}
+
+// record is the owner's Epoch record.
+func (o *Owner) record() []byte {
+	host, _ := os.Hostname() // for people only
+	return event.Marshal(&event.Epoch{
+		Key: o.key, Number: o.number, Instance: o.instance, Who: fmt.Sprintf("%s@%s:%d", o.cfg.Name, host, os.Getpid()),
+		ProducerID: o.id, ProducerEpoch: uint32(o.epoch), Time: o.env.Clock.Now().UnixNano(),
+	})
+}
+
+// claim writes the owner's claim with a number above those of the claims known,
+// and again as long as another wrote as high a number meanwhile; known was read up
+// to end. It returns all claims.
+func (o *Owner) claim(ctx context.Context, known []claim, end int64) ([]claim, error) {
+	for range maxClaims {
+		for _, x := range known {
+			o.number = max(o.number, x.Number)
+		}
+		o.number++
+		if _, err := o.publish(ctx, metaPartition(), claimKey(o.key, o.instance), o.record()); err != nil {
+			return nil, fmt.Errorf("claiming it: %w", err)
+		}
+		since, next, err := o.client.readClaims(ctx, o.key, end)
+		if err != nil {
+			return nil, err
+		}
+		end, known = next, append(known, since...)
+		if len(since) == 0 {
+			return nil, fmt.Errorf("claiming it: %s ends at offset %d without the claim that was acknowledged", metaPartition(), end)
+		}
+		if last := &since[len(since)-1]; last.Instance != o.instance {
+			return nil, component.Fatal(fmt.Errorf("%w: %s took it over with number %d at offset %d of %s while it was claimed with number %d",
+				ErrFenced, last.Who, last.Number, last.offset, metaPartition(), o.number))
+		}
+		highest := true
+		for _, x := range since {
+			highest = highest && (x.Instance == o.instance || x.Number < o.number)
+		}
+		if highest {
+			return known, nil
+		}
+	}
+	return nil, fmt.Errorf("claiming it: others claimed it meanwhile, %d times: start again", maxClaims)
+}
+
+// readClaims reads the claims on a key from an offset of meta to its end, which it
+// returns.
+func (c *Client) readClaims(ctx context.Context, key string, from int64) (claims []claim, end int64, err error) {
+	end, err = c.ReadAll(ctx, event.TopicMeta, 0, from, func(r Record) error {
+		claims, err = appendClaim(claims, key, r, true)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the claims in %s: %w", metaPartition(), err)
+	}
+	return claims, end, nil
+}
+
+// readEpochs reads the Epoch records of a key in the partitions that it owns.
+func (c *Client) readEpochs(ctx context.Context, key string, partitions []TopicPartition) (claims []claim, err error) {
+	for _, at := range partitions {
+		if _, err := c.ReadAll(ctx, at.Topic, at.Partition, FromStart, func(r Record) error {
+			claims, err = appendClaim(claims, key, r, false)
+			return err
+		}); err != nil {
+			return nil, fmt.Errorf("reading who owned %s before: %w", at, err)
+		}
+	}
+	return claims, nil
+}
+
+func appendClaim(claims []claim, key string, r Record, inMeta bool) ([]claim, error) {
+	if event.TypeOf(r.Value) != event.TypeEpoch {
+		return claims, nil
+	}
+	e, err := event.DecodeAs[*event.Epoch](r.Value)
+	if err != nil {
+		return claims, fmt.Errorf("decoding offset %d: %w", r.Offset, err)
+	}
+	if e.Key == key {
+		claims = append(claims, claim{Epoch: *e, offset: r.Offset, inMeta: inMeta})
+	}
+	return claims, nil
+}
+
+// raise returns a producer id and epoch that shut out whoever had the same id, on
+// a broker that gave the id before and forgot the epochs it had reached.
+func (c *Client) raise(ctx context.Context, id int64, epoch int16, claims []claim, env component.Env) (int64, int16, error) {
+	reached := int64(-1)
+	for _, x := range claims {
+		if x.ProducerID == id {
+			reached = max(reached, int64(x.ProducerEpoch))
+		}
+	}
+	switch {
+	case reached < int64(epoch):
+		return id, epoch, nil
+	case reached+1 < sealEpoch:
+		return id, int16(reached + 1), nil
+	}
+	// An id without a transactional one is new in any case.
+	return c.initProducer(ctx, "", env)
+}

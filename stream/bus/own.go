@@ -1,0 +1,163 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// TopicPartition names one partition.
+type TopicPartition struct {
+	Topic     string // without the session's prefix
+	Partition int32
+}
+
+func (t TopicPartition) String() string { return fmt.Sprintf("%s/%d", t.Topic, t.Partition) }
+
+// OwnConfig says what is to be owned.
+type OwnConfig struct {
+	Name string // metrics label, "execution"
+	// Key is what is owned, "execution.2": at any time one owner can append for it.
+	Key string
+	// Partitions are those from which former owners of the key are shut out.
+	// Others may append there too, as owners of other keys.
+	Partitions []TopicPartition
+	// QueueBytes and Blocking are those of ProducerConfig.
+	QueueBytes int
+	Blocking   bool
+}
+
+// Owner is a Producer that owns a key. As soon as it exists, no former owner of
+// the key can append to the partitions: who reads them to their end then reads all
+// that any of them will ever have written there. Once another takes the key over,
+// its own appends fail with a component.Fatal error that is ErrFenced.
+type Owner struct {
+	*Producer
+	key        string
+	number     uint64
+	instance   event.ID
+	partitions []TopicPartition
+
+	savesMu sync.Mutex
+	saves   map[SnapshotKey]*saves
+}
+
+// Number is the owner's epoch as its Epoch records have it, from 1: higher than
+// that of every former owner of the key.
+func (o *Owner) Number() uint64 { return o.number }
+
+// Key is what is owned.
+func (o *Owner) Key() string { return o.key }
+
+// Own takes a key over from whoever has it. It returns once an Epoch record of the
+// new owner is acknowledged on every partition named. Close ends the ownership
+// only in that the owner appends nothing more.
+//
+// Of several that claim a key at once the last one in topic meta becomes its owner;
+// the others get an error that is ErrFenced.
+func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Owner, error) {
+	if cfg.Key == "" || strings.Contains(cfg.Key, "|") {
+		return nil, fmt.Errorf("owning %q: want a name without |", cfg.Key)
+	}
+	if len(cfg.Partitions) == 0 {
+		return nil, fmt.Errorf("owning %s: no partition is named", cfg.Key)
+	}
+	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions)}
+	if err := c.own(ctx, o, cfg, env); err != nil {
+		if o.Producer != nil {
+			o.abandon()
+		}
+		return nil, fmt.Errorf("owning %s: %w", cfg.Key, err)
+	}
+	return o, nil
+}
+
+func (c *Client) own(ctx context.Context, o *Owner, cfg OwnConfig, env component.Env) error {
+	id, epoch, err := c.initProducer(ctx, "autohedge."+cfg.Key, env)
+	if err != nil {
+		return err
+	}
+	claims, end, err := c.readClaims(ctx, o.key, FromStart)
+	if err != nil {
+		return err
+	}
+	if len(claims) == 0 {
+		// The first claim, or meta was lost: what stands in the partitions counts.
+		if claims, err = c.readEpochs(ctx, o.key, o.partitions); err != nil {
+			return err
+		}
+	}
+	if id, epoch, err = c.raise(ctx, id, epoch, claims, env); err != nil {
+		return err
+	}
+	p, err := c.newProducer(ProducerConfig{Name: cfg.Name, QueueBytes: cfg.QueueBytes, Blocking: cfg.Blocking}, env, id, epoch)
+	if err != nil {
+		return err
+	}
+	o.Producer, p.owner = p, o
+	if claims, err = o.claim(ctx, claims, end); err != nil {
+		return err
+	}
+	return o.shutOut(ctx, claims)
+}
+
+// shutOut makes former owners unable to append: those with this owner's producer
+// id by its first record in each partition, those with another (see raise) by a
+// record under their id. Then their claims are removed.
+func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
+	var others []int64
+	for _, x := range claims {
+		if x.ProducerID != o.id && !slices.Contains(others, x.ProducerID) {
+			others = append(others, x.ProducerID)
+		}
+	}
+	for _, id := range others {
+		if err := o.seal(ctx, id); err != nil {
+			return err
+		}
+	}
+	acked := make(chan appended, len(o.partitions))
+	for _, at := range o.partitions {
+		if err := o.appendWaiting(ctx, at, []byte(o.key), o.record(), func(offset int64, err error) { acked <- appended{offset, err} }); err != nil {
+			return fmt.Errorf("appending its first record to %s: %w", at, err)
+		}
+	}
+	for _, at := range o.partitions {
+		if _, err := acknowledged(ctx, at, acked); err != nil {
+			return fmt.Errorf("appending its first records: %w", err)
+		}
+	}
+	for _, x := range claims {
+		if x.Instance == o.instance || !x.inMeta {
+			continue
+		}
+		if err := o.appendWaiting(ctx, metaPartition(), claimKey(o.key, x.Instance), nil, nil); err != nil {
+			return fmt.Errorf("removing the claim of a former owner: %w", err)
+		}
+	}
+	return nil
+}
+
+// seal shuts out a producer id in every partition of the owner, with a record
+// under that id and the highest epoch there is.
+func (o *Owner) seal(ctx context.Context, id int64) error {
+	p, err := o.client.newProducer(ProducerConfig{Name: o.cfg.Name, Blocking: true}, o.env, id, sealEpoch)
+	if err != nil {
+		return err
+	}
+	defer p.abandon()
+	for _, at := range o.partitions {
+		// Where another successor has done it before, the broker takes it for the
+		// same record sent again.
+		if _, err := p.publish(ctx, at, []byte(o.key), o.record()); err != nil && !errors.Is(err, ErrFenced) {
+			return fmt.Errorf("shutting out producer %d of a former owner: %w", id, err)
+		}
+	}
+	return nil
+}
