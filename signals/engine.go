@@ -33,7 +33,11 @@ type Engine struct {
 	set         *RuleSet
 	now         int64 // latest receive time in the partition
 	instruments map[string]*instrument
+	order       []*instrument // as they appeared
 	stats       Stats
+
+	saving *saving // the state being taken, nil when none is
+	saves  uint64  // how many were begun
 
 	trade event.Trade
 	quote event.Quote
@@ -44,6 +48,8 @@ type Engine struct {
 // instrument is one key of the partition.
 type instrument struct {
 	key           []byte
+	index         int    // in Engine.order
+	saved         uint64 // the last of Engine.saves that has it or need not
 	venue, symbol string
 	watches       []*watch
 	onTrade       []*watch // of watches, those fed with trades
@@ -83,6 +89,13 @@ func (e *Engine) Stats() Stats { return e.stats }
 // Apply makes the set rule from the next record on. A rule that was there
 // before, unchanged, keeps its state; so does an indicator that is still needed.
 func (e *Engine) Apply(set *RuleSet) error {
+	if e.saving != nil {
+		for _, inst := range e.order {
+			if inst.saved != e.saves {
+				e.saveInstrument(inst)
+			}
+		}
+	}
 	e.set = set
 	for _, inst := range e.instruments {
 		if err := e.equip(inst); err != nil {
@@ -204,8 +217,23 @@ func (e *Engine) moveTo(t int64) { e.now = max(e.now, t) }
 // instrument returns the state of a key. The look-up does not allocate.
 func (e *Engine) instrument(key []byte) (*instrument, error) {
 	if inst := e.instruments[string(key)]; inst != nil {
+		if inst.saved != e.saves {
+			e.saveInstrument(inst) // before this record changes it
+		}
 		return inst, nil
 	}
+	inst, err := e.newInstrument(key)
+	if err != nil {
+		return nil, err
+	}
+	inst.index, inst.saved = len(e.order), e.saves
+	e.order = append(e.order, inst)
+	e.instruments[string(key)] = inst
+	return inst, nil
+}
+
+// newInstrument makes the state of a key that has shown nothing yet.
+func (e *Engine) newInstrument(key []byte) (*instrument, error) {
 	venue, symbol := event.SplitKey(key)
 	if len(venue) == 0 || len(symbol) == 0 {
 		return nil, fmt.Errorf("reading key %.80q: want venue|symbol", key)
@@ -214,7 +242,6 @@ func (e *Engine) instrument(key []byte) (*instrument, error) {
 	if err := e.equip(inst); err != nil {
 		return nil, err
 	}
-	e.instruments[string(key)] = inst
 	return inst, nil
 }
 

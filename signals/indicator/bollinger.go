@@ -94,3 +94,19 @@ func (b *Bollinger) Values(dst []event.Value) []event.Value {
 
 // Reset implements Indicator.
 func (b *Bollinger) Reset() { b.win.reset() }
+
+// AppendState implements Indicator.
+func (b *Bollinger) AppendState(dst []byte) []byte {
+	dst = b.win.appendState(dst)
+	for _, x := range [...]float64{b.sigmas, b.mean, b.sigma} {
+		dst = appendFloat(dst, x)
+	}
+	return dst
+}
+
+// RestoreState implements Indicator.
+func (b *Bollinger) RestoreState(r *StateReader) error {
+	b.win.restoreState(r)
+	b.sigmas, b.mean, b.sigma = r.Float(), r.Float(), r.Float()
+	return r.Err()
+}

@@ -1,6 +1,8 @@
 package indicator
 
 import (
+	"encoding/binary"
+
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -57,6 +59,15 @@ func (a *average) add(x float64) bool {
 	return true
 }
 
+func (a *average) appendState(dst []byte) []byte {
+	return appendFloat(binary.AppendUvarint(dst, uint64(a.seen)), a.value)
+}
+
+func (a *average) restoreState(r *StateReader) {
+	a.seen = r.Count(a.n)
+	a.value = r.Float()
+}
+
 // EMA measures how far the price, or a fast average, lies from an exponential
 // moving average, in basis points of the latter: a crossing of 0 is the price
 // crossing the average, or the fast average the slow one.
@@ -94,4 +105,17 @@ func (e *EMA) Values(dst []event.Value) []event.Value {
 func (e *EMA) Reset() {
 	e.slow.reset()
 	e.fast.reset()
+}
+
+// AppendState implements Indicator.
+func (e *EMA) AppendState(dst []byte) []byte {
+	return appendFloat(e.fast.appendState(e.slow.appendState(dst)), e.value)
+}
+
+// RestoreState implements Indicator.
+func (e *EMA) RestoreState(r *StateReader) error {
+	e.slow.restoreState(r)
+	e.fast.restoreState(r)
+	e.value = r.Float()
+	return r.Err()
 }

@@ -32,6 +32,14 @@ type Indicator interface {
 	// Reset forgets all ticks, as after a hole in the data: the indicator warms
 	// up again.
 	Reset()
+	// AppendState appends everything that later calls depend on, floats bit for
+	// bit, and nothing that the parameters say. It changes nothing.
+	AppendState(dst []byte) []byte
+	// RestoreState reads what AppendState of an indicator with the same
+	// parameters appended, and nothing behind it: from then on both give the
+	// same, bit for bit. Bytes that cannot be such a state are an error, after
+	// which only Reset may be called; no bytes make it, or a later call, panic.
+	RestoreState(r *StateReader) error
 }
 
 // Source says what an indicator is fed with; a set of them says what it takes.

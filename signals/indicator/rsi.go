@@ -81,3 +81,20 @@ func (r *RSI) Values(dst []event.Value) []event.Value {
 
 // Reset implements Indicator.
 func (r *RSI) Reset() { *r = RSI{n: r.n, inverse: r.inverse} }
+
+// AppendState implements Indicator.
+func (r *RSI) AppendState(dst []byte) []byte {
+	for _, x := range [...]float64{r.seen, r.last, r.gain, r.loss, r.value} {
+		dst = appendFloat(dst, x)
+	}
+	return dst
+}
+
+// RestoreState implements Indicator.
+func (r *RSI) RestoreState(s *StateReader) error {
+	r.seen, r.last, r.gain, r.loss, r.value = s.Float(), s.Float(), s.Float(), s.Float(), s.Float()
+	if !(r.seen >= 0 && r.seen <= r.n) {
+		s.Failf("%v changes were seen of %v", r.seen, r.n)
+	}
+	return s.Err()
+}

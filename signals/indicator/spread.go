@@ -48,3 +48,13 @@ func (s *Spread) Values(dst []event.Value) []event.Value {
 
 // Reset implements Indicator.
 func (s *Spread) Reset() { s.avg.reset() }
+
+// AppendState implements Indicator.
+func (s *Spread) AppendState(dst []byte) []byte { return appendFloat(s.avg.appendState(dst), s.raw) }
+
+// RestoreState implements Indicator.
+func (s *Spread) RestoreState(r *StateReader) error {
+	s.avg.restoreState(r)
+	s.raw = r.Float()
+	return r.Err()
+}

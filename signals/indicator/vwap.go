@@ -1,6 +1,7 @@
 package indicator
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/autohedge/autohedge/stream/component"
@@ -138,3 +139,73 @@ func (v *VWAP) Values(dst []event.Value) []event.Value {
 
 // Reset implements Indicator.
 func (v *VWAP) Reset() { *v = VWAP{window: v.window, ring: v.ring} }
+
+// AppendState implements Indicator. The ring is written from the oldest trade
+// on: where it lies in memory decides nothing.
+func (v *VWAP) AppendState(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(v.n))
+	dst = binary.AppendVarint(dst, v.began)
+	dst = appendBool(dst, v.warm)
+	dst = binary.AppendUvarint(dst, uint64(v.removed))
+	for _, x := range [...]float64{v.shift, v.pq, v.q, v.value, v.vwap} {
+		dst = appendFloat(dst, x)
+	}
+	older, newer := v.held()
+	last := v.began
+	var prices, sizes [sampled]float64
+	n := 0
+	for _, run := range [...][]traded{older, newer} {
+		for i := range run {
+			dst = binary.AppendVarint(dst, run[i].time-last)
+			last = run[i].time
+			if n < sampled {
+				prices[n], sizes[n] = run[i].price, run[i].qty
+				n++
+			}
+		}
+	}
+	dst, price := beginColumn(dst, prices[:n])
+	for _, run := range [...][]traded{older, newer} {
+		for i := range run {
+			dst = price.append(dst, run[i].price)
+		}
+	}
+	dst, size := beginColumn(dst, sizes[:n])
+	for _, run := range [...][]traded{older, newer} {
+		for i := range run {
+			dst = size.append(dst, run[i].qty)
+		}
+	}
+	return dst
+}
+
+// held returns the trades of the window, in order, as the ring has them.
+func (v *VWAP) held() (older, newer []traded) {
+	if end := v.first + v.n; end > len(v.ring) {
+		return v.ring[v.first:], v.ring[:end-len(v.ring)]
+	}
+	return v.ring[v.first : v.first+v.n], nil
+}
+
+// RestoreState implements Indicator.
+func (v *VWAP) RestoreState(r *StateReader) error {
+	v.Reset()
+	v.n = r.Count(len(v.ring))
+	v.began, v.warm = r.Int(), r.Bool()
+	v.removed = r.Count(2 * len(v.ring))
+	v.shift, v.pq, v.q, v.value, v.vwap = r.Float(), r.Float(), r.Float(), r.Float(), r.Float()
+	last := v.began
+	for i := range v.n {
+		last += r.Int()
+		v.ring[i].time = last
+	}
+	price := r.column()
+	for i := range v.n {
+		v.ring[i].price = r.next(&price)
+	}
+	size := r.column()
+	for i := range v.n {
+		v.ring[i].qty = r.next(&size)
+	}
+	return r.Err()
+}

@@ -1,5 +1,7 @@
 package indicator
 
+import "encoding/binary"
+
 // window keeps the last len(ring) values with their mean and variance.
 //
 // The sums are taken over x - shift, with shift near the values, so that the
@@ -90,3 +92,35 @@ func (w *window) mean() float64 { return w.shift + float64(w.s1*w.inverse) }
 // squares returns the sum of squared distances from the mean of a full window;
 // it is exactly 0 when all values are equal.
 func (w *window) squares() float64 { return max(0, w.s2-float64(w.s1*w.s1*w.inverse)) }
+
+// appendState writes the ring in the order in which it lies: the sums are rebuilt
+// at its end, and in that order.
+func (w *window) appendState(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(w.n))
+	if w.n == 0 {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(w.next))
+	dst = appendFloats(dst, w.ring[:w.n])
+	for _, x := range [...]float64{w.shift, w.s1, w.s2, w.last} {
+		dst = appendFloat(dst, x)
+	}
+	return binary.AppendUvarint(dst, uint64(w.run))
+}
+
+func (w *window) restoreState(r *StateReader) {
+	w.reset()
+	n := r.Count(len(w.ring))
+	if n == 0 {
+		return
+	}
+	next := r.Count(len(w.ring) - 1)
+	if n < len(w.ring) && next != n {
+		r.Failf("a window of %d with %d values goes on at %d", len(w.ring), n, next)
+		return
+	}
+	w.n, w.next = n, next
+	r.floats(w.ring[:n])
+	w.shift, w.s1, w.s2, w.last = r.Float(), r.Float(), r.Float(), r.Float()
+	w.run = r.Count(1 << 62)
+}

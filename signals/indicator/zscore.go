@@ -62,3 +62,19 @@ func (z *ZScore) Values(dst []event.Value) []event.Value {
 
 // Reset implements Indicator.
 func (z *ZScore) Reset() { z.win.reset() }
+
+// AppendState implements Indicator.
+func (z *ZScore) AppendState(dst []byte) []byte {
+	dst = z.win.appendState(dst)
+	for _, x := range [...]float64{z.value, z.mean, z.sigma} {
+		dst = appendFloat(dst, x)
+	}
+	return dst
+}
+
+// RestoreState implements Indicator.
+func (z *ZScore) RestoreState(r *StateReader) error {
+	z.win.restoreState(r)
+	z.value, z.mean, z.sigma = r.Float(), r.Float(), r.Float()
+	return r.Err()
+}
