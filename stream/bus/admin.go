@@ -28,13 +28,11 @@ func (c *Client) EnsureTopics(ctx context.Context) error {
 		return fmt.Errorf("checking topics: %w", err)
 	}
 	c.setPartitions(found)
-	ids, err := c.ensureIncarnations(ctx)
+	view, err := c.ensureIncarnations(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the incarnations of the topics: %w", err)
 	}
-	c.mu.Lock()
-	c.incarnations = ids
-	c.mu.Unlock()
+	c.setView(view)
 	return nil
 }
 
@@ -75,33 +73,89 @@ func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConf
 	return kafka.TopicConfig{Topic: c.prefix() + spec.Name, NumPartitions: partitions, ReplicationFactor: replicas, ConfigEntries: entries}
 }
 
-// createTopics creates what is missing.
+// createTopics creates what is missing. A topic that is missing although meta
+// knows its life was deleted: that is refused.
 func (c *Client) createTopics(ctx context.Context) error {
-	meta, err := c.metadata(ctx)
+	exists, replicas, err := c.existing(ctx)
 	if err != nil {
 		return err
 	}
-	exists := make(map[string]bool, len(meta.Topics))
-	for _, t := range meta.Topics {
-		exists[t.Name] = t.Error == nil
-	}
-	replicas := c.cfg.Replication
-	if replicas == 0 {
-		replicas = min(3, len(meta.Brokers))
-	}
-	var missing []kafka.TopicConfig
-	var names []string
-	for _, spec := range event.Topics {
-		if !exists[c.prefix()+spec.Name] {
-			missing = append(missing, c.topicConfig(spec, replicas))
-			names = append(names, spec.Name)
-		}
-	}
-	if len(missing) > 0 && exists[c.prefix()+event.TopicMeta] {
-		c.setPartitions(map[string]int32{event.TopicMeta: 1})
-		if err := c.endLives(ctx, names); err != nil {
+	missing := c.missing(exists)
+	if len(missing) > 0 && exists[event.TopicMeta] {
+		if err := c.refuseDeleted(ctx, missing); err != nil {
 			return err
 		}
+	}
+	return c.create(ctx, missing, replicas)
+}
+
+// existing returns which of our topics there are, and how many replicas new ones
+// get.
+func (c *Client) existing(ctx context.Context) (exists map[string]bool, replicas int, err error) {
+	meta, err := c.metadata(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	exists = make(map[string]bool, len(meta.Topics))
+	for _, t := range meta.Topics {
+		// A topic whose leader is being elected is there.
+		if name, ours := strings.CutPrefix(t.Name, c.prefix()); ours && !errors.Is(t.Error, kafka.UnknownTopicOrPartition) {
+			exists[name] = true
+		}
+	}
+	if replicas = c.cfg.Replication; replicas == 0 {
+		replicas = min(3, len(meta.Brokers))
+	}
+	return exists, replicas, nil
+}
+
+func (c *Client) missing(exists map[string]bool) (specs []event.TopicSpec) {
+	for _, spec := range event.Topics {
+		if !exists[spec.Name] {
+			specs = append(specs, spec)
+		}
+	}
+	return specs
+}
+
+// refuseDeleted returns an error when one of the missing topics has a life. What
+// another process has created by now is not missing.
+func (c *Client) refuseDeleted(ctx context.Context, missing []event.TopicSpec) error {
+	c.setPartitions(map[string]int32{event.TopicMeta: 1})
+	view, err := c.readMeta(ctx)
+	if err != nil {
+		return err
+	}
+	deleted := func(missing []event.TopicSpec) (all LogErrors) {
+		for _, spec := range missing {
+			if life := view.lives[spec.Name]; life != nil {
+				all = append(all, &LogError{Fault: Missing, Topic: spec.Name, Partition: -1, StoredIncarnation: life.ID})
+			}
+		}
+		return all
+	}
+	for attempt := 0; len(deleted(missing)) > 0; attempt++ {
+		if attempt == 3 {
+			return component.Fatal(deleted(missing))
+		}
+		c.refresh(ctx)
+		if err := sleep(ctx, backoff(attempt+4)); err != nil {
+			return err
+		}
+		exists, _, err := c.existing(ctx)
+		if err != nil {
+			return err
+		}
+		missing = slices.DeleteFunc(slices.Clone(missing), func(s event.TopicSpec) bool { return exists[s.Name] })
+	}
+	return nil
+}
+
+// create creates topics; those that are there by now are left alone.
+func (c *Client) create(ctx context.Context, specs []event.TopicSpec, replicas int) (err error) {
+	missing := make([]kafka.TopicConfig, len(specs))
+	for i, spec := range specs {
+		missing[i] = c.topicConfig(spec, replicas)
 	}
 	for attempt := 0; len(missing) > 0; attempt++ {
 		if missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 10) {
@@ -142,6 +196,15 @@ func (c *Client) tryCreate(ctx context.Context, missing []kafka.TopicConfig) (le
 // checkTopics waits until every partition of every topic has a leader and
 // returns the partition counts. A keyed topic with another count is refused.
 func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
+	names := make([]string, len(event.Topics))
+	for i, spec := range event.Topics {
+		names[i] = spec.Name
+	}
+	return c.checkThese(ctx, names)
+}
+
+// checkThese is checkTopics for some of them.
+func (c *Client) checkThese(ctx context.Context, names []string) (map[string]int32, error) {
 	for attempt := 0; ; attempt++ {
 		meta, err := c.metadata(ctx)
 		if err != nil {
@@ -149,8 +212,9 @@ func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
 		}
 		found := make(map[string]int32, len(event.Topics))
 		var missing string
-		for _, spec := range event.Topics {
-			name := c.prefix() + spec.Name
+		for _, topic := range names {
+			spec, _ := event.Topic(topic)
+			name := c.prefix() + topic
 			i := slices.IndexFunc(meta.Topics, func(t kafka.Topic) bool { return t.Name == name && t.Error == nil })
 			if i < 0 {
 				missing = name

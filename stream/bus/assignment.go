@@ -44,7 +44,7 @@ func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	k := a.consumer
 	r, err := k.client.NewReader(ctx, ReaderConfig{Topic: a.Topic, Partition: a.Partition, Offset: offset, KeepCopies: k.cfg.KeepCopies}, k.env)
 	if err != nil {
-		return err
+		return forGroup(err, k.cfg.Role)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -66,7 +66,11 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 			return nil, err
 		}
 	}
-	return a.reader.Next(ctx)
+	records, err := a.reader.Next(ctx)
+	if err != nil {
+		err = forGroup(err, a.consumer.cfg.Role)
+	}
+	return records, err
 }
 
 // Position is Reader.Position.

@@ -14,7 +14,6 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 
 	"github.com/autohedge/autohedge/stream/component"
-	"github.com/autohedge/autohedge/stream/event"
 )
 
 const (
@@ -34,9 +33,9 @@ type Client struct {
 	tls       *tls.Config
 	sasl      sasl.Mechanism
 
-	mu           sync.RWMutex
-	partitions   map[string]int32 // by topic, without the session's prefix
-	incarnations map[string]event.ID
+	mu         sync.RWMutex
+	partitions map[string]int32 // by topic, without the session's prefix
+	meta       *metaView        // replaced as a whole, never changed
 }
 
 // Connect checks that the brokers answer; it waits up to 10 s (or as long as
@@ -114,13 +113,6 @@ func (c *Client) Session() string { return c.cfg.Session }
 
 // Group returns the consumer group of a role in this session.
 func (c *Client) Group(role string) string { return c.prefix() + "autohedge." + role }
-
-// Incarnation returns the topic's incarnation as read by EnsureTopics.
-func (c *Client) Incarnation(topic string) event.ID {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.incarnations[topic]
-}
 
 // Partitions returns the topic's number of partitions.
 func (c *Client) Partitions(topic string) int32 {

@@ -172,7 +172,6 @@ func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 // answerError makes what it can of an error code: an offset outside the log is
 // fatal, the rest is tried again.
 func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
-	where := fmt.Sprintf("%s/%d", f.topic, f.partition)
 	switch code {
 	case kafka.OffsetOutOfRange:
 		all, err := f.client.bounds(ctx, f.topic, []int32{f.partition})
@@ -183,13 +182,13 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 		case f.next < b.Start && f.compacted:
 			f.next, f.aligned = b.Start, false
 		case f.next < b.Start:
-			return component.Fatal(overtaken(where, f.next, b))
+			return f.client.outside(Overtaken, f.topic, f.partition, f.next, b)
 		case f.next > b.End:
-			return component.Fatal(truncated(where, f.next, b))
+			return f.client.outside(Truncated, f.topic, f.partition, f.next, b)
 		}
 		return code
 	case kafka.TopicAuthorizationFailed:
-		return component.Fatal(fmt.Errorf("reading %s: %w", where, code))
+		return component.Fatal(fmt.Errorf("reading %s/%d: %w", f.topic, f.partition, code))
 	}
 	return code
 }

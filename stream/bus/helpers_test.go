@@ -163,3 +163,12 @@ func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context
 }
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// ids returns the incarnation of every topic.
+func (c *Client) ids() map[string]event.ID {
+	ids := make(map[string]event.ID)
+	for topic, life := range c.view().lives {
+		ids[topic] = life.ID
+	}
+	return ids
+}

@@ -78,9 +78,8 @@ const noEnd = int64(-1)
 
 // NewReader opens a reader; Close ends it. An offset outside the log is fatal.
 func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.Env) (*Reader, error) {
-	where := fmt.Sprintf("%s/%d", cfg.Topic, cfg.Partition)
 	if n := c.Partitions(cfg.Topic); cfg.Partition < 0 || cfg.Partition >= n {
-		return nil, fmt.Errorf("reading %s: the topic has %d partitions", where, n)
+		return nil, fmt.Errorf("reading %s/%d: the topic has %d partitions", cfg.Topic, cfg.Partition, n)
 	}
 	all, err := c.bounds(ctx, cfg.Topic, []int32{cfg.Partition})
 	if err != nil {
@@ -94,9 +93,9 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 	case offset == FromEnd:
 		offset = bounds.End
 	case offset < bounds.Start:
-		return nil, component.Fatal(overtaken(where, offset, bounds))
+		return nil, c.outside(Overtaken, cfg.Topic, cfg.Partition, offset, bounds)
 	case offset > bounds.End:
-		return nil, component.Fatal(truncated(where, offset, bounds))
+		return nil, c.outside(Truncated, cfg.Topic, cfg.Partition, offset, bounds)
 	}
 	r := &Reader{
 		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),
@@ -115,14 +114,11 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 	return r, nil
 }
 
-func overtaken(where string, offset int64, b Bounds) error {
-	return fmt.Errorf("reading %s: offset %d is wanted, but the log begins at %d: %d records are gone; bring the log back from a copy and raise the topic's retention, or begin anew in another data folder (--data)",
-		where, offset, b.Start, b.Start-offset)
-}
-
-func truncated(where string, offset int64, b Bounds) error {
-	return fmt.Errorf("reading %s: offset %d is wanted, but the log ends at %d, %d records before: this is another log or it was cut: bring the one that belongs to this folder back, or begin anew in another data folder (--data)",
-		where, offset, b.End, offset-b.End)
+// outside is the error of an offset that the log does not have.
+func (c *Client) outside(fault LogFault, topic string, partition int32, offset int64, b Bounds) error {
+	return component.Fatal(&LogError{
+		Fault: fault, Topic: topic, Partition: partition, Stored: offset, Start: b.Start, End: b.End, Incarnation: c.Incarnation(topic),
+	})
 }
 
 // Next blocks until there is at least one record and returns what has arrived,

@@ -112,14 +112,15 @@ func TestReaderOutsideTheLogIsFatal(t *testing.T) {
 		offset int64
 		want   string
 	}{
-		{120, "reading md/0: offset 120 is wanted, but the log ends at 100, 20 records before"},
-		{10, "reading md/0: offset 10 is wanted, but the log begins at 50: 40 records are gone"},
+		{120, fmt.Sprintf("reading md/0: offset 120 is wanted, but the log (incarnation %s) begins at 0 and ends at 100, 20 records before", c.Incarnation(event.TopicMarket))},
+		{10, "reading md/0: offset 10 is wanted, but the log begins at 50 and ends at 100: retention took 40 records first"},
 	} {
 		if tt.offset == 10 {
 			b.deleteRecords(t, event.TopicMarket, 0, 50)
 		}
 		_, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicMarket, Offset: tt.offset}, component.Discard())
-		if !component.IsFatal(err) || !strings.Contains(err.Error(), tt.want) {
+		var fault *LogError
+		if !component.IsFatal(err) || !strings.Contains(err.Error(), tt.want) || !errors.As(err, &fault) || fault.Stored != tt.offset {
 			t.Errorf("reading from %d gave %v", tt.offset, err)
 		}
 	}
@@ -149,7 +150,7 @@ func TestRetentionThatOvertakesARunningReaderIsFatal(t *testing.T) {
 	b.deleteRecords(t, event.TopicMarket, 0, trimmed)
 	rest, err := next(t, r, n)
 	read := len(got) + len(rest)
-	want := fmt.Sprintf("offset %d is wanted, but the log begins at %d: %d records are gone", read, trimmed, trimmed-read)
+	want := fmt.Sprintf("offset %d is wanted, but the log begins at %d and ends at %d: retention took %d records first", read, trimmed, n, trimmed-read)
 	if !component.IsFatal(err) || !strings.Contains(err.Error(), want) {
 		t.Errorf("after %d records: %v", read, err)
 	}

@@ -1,5 +1,7 @@
 package event
 
+import "strconv"
+
 // Control is an instruction to the running engine: who, when, why.
 type Control struct {
 	ID    ID          `json:"id"`
@@ -34,6 +36,39 @@ type Incarnation struct {
 	ID         ID     `json:"id"`
 	Partitions uint32 `json:"partitions"`
 	Time       int64  `json:"time"`
+	// Begins is where the life begins in each partition, when it was begun by
+	// hand (topics adopt, topics discard) on a log that has records; Who and Why
+	// say by whom.
+	Begins []PartitionOffset `json:"begins,omitempty"`
+	Who    string            `json:"who,omitempty"`
+	Why    string            `json:"why,omitempty"`
+}
+
+// PartitionOffset is an offset in one partition.
+type PartitionOffset struct {
+	Partition int32 `json:"partition"`
+	Offset    int64 `json:"offset"`
+}
+
+// Skip states that a group goes on at To although it has not read everything
+// before: retention took those records. It stands in `meta`.
+type Skip struct {
+	ID          ID     `json:"id"` // SkipID
+	Group       string `json:"group"`
+	Topic       string `json:"topic"`
+	Partition   int32  `json:"partition"`
+	Incarnation ID     `json:"incarnation"`
+	// From is where the group stood, To where it goes on.
+	From int64  `json:"from"`
+	To   int64  `json:"to"`
+	Who  string `json:"who"`
+	Why  string `json:"why"`
+	Time int64  `json:"time"`
+}
+
+// SkipID is the identity of a skip: the same range skipped twice is the same.
+func SkipID(s *Skip) ID {
+	return HashStrings("skip", s.Group, s.Topic, strconv.Itoa(int(s.Partition)), s.Incarnation.String(), strconv.FormatInt(s.From, 10), strconv.FormatInt(s.To, 10))
 }
 
 // SinkPlan announces one landing before its first insert: the records First to
@@ -47,6 +82,9 @@ type SinkPlan struct {
 	Token       string `json:"token"`
 	Epoch       uint32 `json:"epoch,omitempty"`
 	Time        int64  `json:"time"`
+	// Expired says that retention took the records before they landed: the plan
+	// only accounts for them.
+	Expired bool `json:"expired,omitempty"`
 }
 
 // RuleStart states from which offset of a partition of md a rule set applies.
@@ -57,6 +95,9 @@ type RuleStart struct {
 	First       int64  `json:"first"`
 	Epoch       uint32 `json:"epoch,omitempty"`
 	Time        int64  `json:"time"`
+	// Output is where the output partition ended when the first rules of this
+	// incarnation were stored: what lies before was made from another log.
+	Output int64 `json:"output,omitempty"`
 }
 
 // DeadID is the identity of a dead letter.

@@ -40,6 +40,7 @@ const (
 	TypeEpoch       Type = 31
 	TypeChunk       Type = 32
 	TypeManifest    Type = 33
+	TypeSkip        Type = 34
 )
 
 // ErrUnknownType is returned for a value whose type this build does not know,
@@ -98,6 +99,8 @@ func newMessage(t Type) Message {
 		return new(SnapshotChunk)
 	case TypeManifest:
 		return new(SnapshotManifest)
+	case TypeSkip:
+		return new(Skip)
 	}
 	return nil
 }

@@ -323,6 +323,28 @@ func (i *Incarnation) fields(c *coder) {
 	c.id(2, &i.ID)
 	c.uint32(3, &i.Partitions)
 	c.time(4, &i.Time)
+	repeated(c, 5, &i.Begins, func(p *PartitionOffset, c *coder) {
+		c.int32(1, &p.Partition)
+		c.int(2, &p.Offset)
+	})
+	c.string(6, &i.Who)
+	c.string(7, &i.Why)
+}
+
+// EventType returns TypeSkip.
+func (s *Skip) EventType() Type { return TypeSkip }
+
+func (s *Skip) fields(c *coder) {
+	c.id(1, &s.ID)
+	c.string(2, &s.Group)
+	c.string(3, &s.Topic)
+	c.int32(4, &s.Partition)
+	c.id(5, &s.Incarnation)
+	c.int(6, &s.From)
+	c.int(7, &s.To)
+	c.string(8, &s.Who)
+	c.string(9, &s.Why)
+	c.time(10, &s.Time)
 }
 
 // EventType returns TypeSinkPlan.
@@ -337,6 +359,7 @@ func (s *SinkPlan) fields(c *coder) {
 	c.string(6, &s.Token)
 	c.uint32(7, &s.Epoch)
 	c.time(8, &s.Time)
+	c.bool(9, &s.Expired)
 }
 
 // EventType returns TypeRuleStart.
@@ -349,6 +372,7 @@ func (r *RuleStart) fields(c *coder) {
 	c.int(4, &r.First)
 	c.uint32(5, &r.Epoch)
 	c.time(6, &r.Time)
+	c.int(7, &r.Output)
 }
 
 // EventType returns TypeEpoch.
