@@ -447,7 +447,7 @@ func TestWrongLog(t *testing.T) {
 		{event.RuleStart{RuleSet: event.HashStrings("nowhere"), Incarnation: c.client.Incarnation(event.TopicMarket)},
 			[]string{event.HashStrings("nowhere").String(), "control"}},
 		{event.RuleStart{RuleSet: set.Hash, Incarnation: c.client.Incarnation(event.TopicMarket), First: end + 1000},
-			[]string{fmt.Sprint(end + 1000), fmt.Sprintf("ends at %d", end), "begin anew"}},
+			[]string{fmt.Sprint(end + 1000), fmt.Sprintf("ends at %d", end), "topics adopt md", "topics discard md"}},
 		{event.RuleStart{RuleSet: set.Hash, Incarnation: event.HashStrings("former")},
 			[]string{event.HashStrings("former").String(), c.client.Incarnation(event.TopicMarket).String(), fmt.Sprintf("ends at %d", end)}},
 	} {

@@ -27,6 +27,8 @@ type owner struct {
 	out    *outbox
 
 	starts    []event.RuleStart // by offset
+	former    int64             // rule sets of lives of the topic that somebody ended
+	output    int64             // where the output of this life begins
 	applied   int               // how many of starts the engine has
 	mark      event.Lineage     // of the last signal published; Offset -1 is none
 	committed int64             // the group's offset at the assignment, -1 is none
@@ -153,8 +155,13 @@ func (o *owner) readStarts(ctx context.Context) error {
 			return component.Fatal(fmt.Errorf("reading state.signals/%d at offset %d: %w", rec.Partition, rec.Offset, err))
 		}
 		if s.Incarnation != o.a.Incarnation {
-			return component.Fatal(fmt.Errorf("restoring %s/%d: its rules were stored for incarnation %s up to offset %d, but the topic is incarnation %s and ends at %d: "+
-				"go back to the data folder or the brokers of the former, or begin anew with empty topics", o.a.Topic, o.a.Partition, s.Incarnation, s.First, o.a.Incarnation, o.a.End))
+			if o.role.client.Ended(s.Incarnation) {
+				o.former++
+				return nil
+			}
+			f := o.fault(bus.Recreated, s.First, fmt.Sprintf("rule set %s", s.RuleSet))
+			f.StoredIncarnation = s.Incarnation
+			return component.Fatal(fmt.Errorf("restoring signals: %w", f))
 		}
 		o.starts = append(o.starts, *s)
 		return nil
@@ -176,6 +183,14 @@ func (o *owner) readMark(ctx context.Context) error {
 		return fmt.Errorf("reading the end of signals/%d: %w", o.a.Partition, err)
 	}
 	bounds := all[o.a.Partition]
+	// What was made from a former life of the topic says nothing of this one.
+	switch {
+	case len(o.starts) > 0:
+		o.output = o.starts[0].Output
+	case o.former > 0:
+		o.output = bounds.End
+	}
+	bounds.Start = max(bounds.Start, o.output)
 	for reach := int64(1024); ; reach *= 16 {
 		from := max(bounds.Start, bounds.End-reach)
 		if from == bounds.End {
@@ -212,16 +227,23 @@ func (o *owner) checkLog() error {
 	a := o.a
 	switch {
 	case stored > a.End:
-		return component.Fatal(fmt.Errorf("restoring %s/%d: it was read up to offset %d, but the log ends at %d: it was cut or is another log; "+
-			"go back to the data folder or the brokers it was written on, or begin anew with empty topics", a.Topic, a.Partition, stored, a.End))
+		return component.Fatal(fmt.Errorf("restoring signals: %w", o.fault(bus.Truncated, stored, "what was read")))
 	case len(o.starts) > 0 && stored < a.Start:
-		return component.Fatal(fmt.Errorf("restoring %s/%d: it was read up to offset %d, but the log begins at %d: retention took %d records that no rule has seen; "+
-			"begin anew with empty topics, and give md more retention", a.Topic, a.Partition, stored, a.Start, a.Start-stored))
+		return component.Fatal(fmt.Errorf("restoring signals: %w", o.fault(bus.Overtaken, stored, "what was read")))
 	case len(o.starts) > 0 && o.starts[0].First < a.Start:
 		o.role.env.Log.Warn("state is rebuilt from a log whose beginning is gone", "topic", a.Topic, "partition", a.Partition,
 			"first", o.starts[0].First, "start", a.Start)
 	}
 	return nil
+}
+
+// fault describes a log that is not the one that what is stored belongs to.
+func (o *owner) fault(kind bus.LogFault, stored int64, what string) *bus.LogError {
+	a := o.a
+	return &bus.LogError{
+		Fault: kind, Group: Name, What: what, Topic: a.Topic, Partition: a.Partition, Stored: stored, Start: a.Start, End: a.End,
+		StoredIncarnation: a.Incarnation, Incarnation: a.Incarnation,
+	}
 }
 
 // resume takes over the state that this process has kept, where it holds, and
@@ -245,7 +267,7 @@ func (o *owner) resume() int64 {
 func (o *owner) declare(ctx context.Context, first int64) error {
 	s := event.RuleStart{RuleSet: o.role.set.Hash, Partition: o.a.Partition, Incarnation: o.a.Incarnation, First: first,
 		Epoch: uint32(max(o.a.Generation, 0)),
-		Time:  o.role.env.Clock.Now().UnixNano()}
+		Time:  o.role.env.Clock.Now().UnixNano(), Output: o.output}
 	acked := make(chan error, 1)
 	// The topic is compacted: a key of its own for every offset keeps them all.
 	key := fmt.Appendf(nil, "rules/%d/%d", o.a.Partition, first)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,10 +35,11 @@ type fakeStore struct {
 }
 
 type fakeRow struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	ID        string
+	Topic       string
+	Incarnation event.ID
+	Partition   int32
+	Offset      int64
+	ID          string
 }
 
 func newFakeStore() *fakeStore {
@@ -51,6 +53,7 @@ var (
 
 type fakeBatch struct {
 	topic     string
+	life      event.ID
 	partition int32
 	blocks    []Block
 	index     map[string]int
@@ -65,8 +68,8 @@ func (b *fakeBlock) Table() string     { return b.table }
 func (b *fakeBlock) Partition() string { return b.partition }
 func (b *fakeBlock) Rows() int         { return len(b.rows) }
 
-func (s *fakeStore) NewBatch(topic string, _ event.ID, partition int32) Batch {
-	return &fakeBatch{topic: topic, partition: partition, index: make(map[string]int)}
+func (s *fakeStore) NewBatch(topic string, incarnation event.ID, partition int32) Batch {
+	return &fakeBatch{topic: topic, life: incarnation, partition: partition, index: make(map[string]int)}
 }
 
 func (b *fakeBatch) Add(offset int64, key, value []byte) (int, error) {
@@ -98,7 +101,7 @@ func (b *fakeBatch) Add(offset int64, key, value []byte) (int, error) {
 		b.blocks = append(b.blocks, &fakeBlock{table: table, partition: day})
 	}
 	block, _ := b.blocks[i].(*fakeBlock)
-	block.rows = append(block.rows, fakeRow{b.topic, b.partition, offset, id})
+	block.rows = append(block.rows, fakeRow{b.topic, b.life, b.partition, offset, id})
 	return i, nil
 }
 
@@ -191,6 +194,17 @@ func (s *fakeStore) Land(_ context.Context, row clickhouse.Landed) error {
 	s.landed[row.Token] = row
 	if s.after != nil {
 		return s.after(call, row.Token)
+	}
+	return nil
+}
+
+func (s *fakeStore) Remove(_ context.Context, topic string, incarnation event.ID, partition int32, first int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for table, rows := range s.rows {
+		s.rows[table] = slices.DeleteFunc(rows, func(r fakeRow) bool {
+			return r.Topic == topic && r.Incarnation == incarnation && r.Partition == partition && r.Offset >= first
+		})
 	}
 	return nil
 }

@@ -86,17 +86,7 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 	if got, want := records(&row), plan.Last-plan.First+1; got != want {
 		return component.Fatal(fmt.Errorf("landing %s %d-%d: accounting for %d of %d records", p.place, plan.First, plan.Last, got, want))
 	}
-	if err := p.role.step("before landed"); err != nil {
-		return err
-	}
-	if err := p.role.retry(ctx, "proving "+p.String(), func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, p.role.cfg.InsertTimeout)
-		defer cancel()
-		return p.role.store.Land(ctx, row)
-	}); err != nil {
-		return fmt.Errorf("proving %s: %w", token, err)
-	}
-	if err := p.role.step("after landed"); err != nil {
+	if err := p.prove(ctx, row); err != nil {
 		return err
 	}
 	p.assignment.Commit(plan.Last + 1)
@@ -110,6 +100,21 @@ func (p *partition) carryOut(ctx context.Context, plan event.SinkPlan, b *batch)
 	m.refused.Add(float64(row.Refused))
 	m.last.SetToCurrentTime()
 	return nil
+}
+
+// prove inserts the row of landed.
+func (p *partition) prove(ctx context.Context, row clickhouse.Landed) error {
+	if err := p.role.step("before landed"); err != nil {
+		return err
+	}
+	if err := p.role.retry(ctx, "proving "+p.String(), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, p.role.cfg.InsertTimeout)
+		defer cancel()
+		return p.role.store.Land(ctx, row)
+	}); err != nil {
+		return fmt.Errorf("proving %s: %w", row.Token, err)
+	}
+	return p.role.step("after landed")
 }
 
 // insert lands one block, trying the same until the database says yes or refuses

@@ -17,6 +17,8 @@ type Proof struct {
 	// Start is the first offset that had to land, End the log's end.
 	Start int64 `json:"start"`
 	End   int64 `json:"end"`
+	// Landed is one past the last offset that landed.
+	Landed int64 `json:"landed"`
 	// Rows is what the tables hold; the others are what the landed plans count.
 	Rows         uint64 `json:"rows"`
 	Control      uint64 `json:"control"`
@@ -32,6 +34,8 @@ type Proof struct {
 type logBounds interface {
 	Offsets(ctx context.Context, topic string) ([]bus.Bounds, error)
 	Incarnation(topic string) event.ID
+	// Begins returns where a life that was begun by hand begins.
+	Begins(topic string, partition int32) (offset int64, known bool)
 }
 
 // landedRows is what Prove asks of the database.
@@ -64,10 +68,17 @@ func Prove(ctx context.Context, log logBounds, db landedRows) ([]Proof, error) {
 		}
 		for n, b := range bounds {
 			p := Proof{Topic: topic, Partition: int32(n), Start: b.Start, End: b.End}
+			// What lies before a life that was begun by hand belongs to a former one,
+			// which may have left some for this one to land.
+			begins, byHand := log.Begins(topic, p.Partition)
+			if byHand {
+				p.Start = max(b.Start, begins)
+			}
+			p.Landed = p.Start
 			if l, ok := known[key{topic, log.Incarnation(topic), p.Partition}]; ok {
-				// Retention may have moved the log's start; what it has not moved must
-				// have landed.
-				p.Start = min(p.Start, l.Start)
+				// Retention, or trimming, may have moved the log's start; what it has
+				// not moved must have landed.
+				p.Start, p.Landed = min(p.Start, l.Start), l.End
 				p.Rows, p.Control, p.Refused, p.SecondCopies, p.Expired = l.Rows, l.Control, l.Refused, l.SecondCopies, l.Expired
 			}
 			p.Missing = p.End - p.Start - int64(p.Rows+p.Control+p.Refused+p.SecondCopies+p.Expired)

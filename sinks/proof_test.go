@@ -26,6 +26,8 @@ func (l fixedLog) Offsets(_ context.Context, topic string) ([]bus.Bounds, error)
 
 func (fixedLog) Incarnation(topic string) event.ID { return event.HashStrings(topic) }
 
+func (fixedLog) Begins(string, int32) (int64, bool) { return 0, false }
+
 type fixedProof []clickhouse.Proof
 
 func (p fixedProof) LandedProof(context.Context) ([]clickhouse.Proof, error) { return p, nil }

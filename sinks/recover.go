@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -48,29 +49,140 @@ func (p *partition) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var end int64
+	end, err := p.settle(ctx, plan)
+	if err != nil {
+		return err
+	}
+	if p.former(plan) {
+		if plan, err = p.succeed(ctx, plan, end); err != nil {
+			return err
+		}
+		end = 0
+	}
+	if begins, known := p.role.client.Begins(p.topic, p.partition); known && end == 0 && plan.First <= begins {
+		end = plan.First // the first landing of a life that was begun by hand
+	}
+	if err := p.check(plan, end); err != nil {
+		return component.Fatal(err)
+	}
+	next := plan.Last + 1
+	if end <= plan.Last {
+		if next, err = p.finish(ctx, plan); err != nil {
+			return err
+		}
+	}
+	if next < p.assignment.Start {
+		if next, err = p.expire(ctx, next); err != nil {
+			return err
+		}
+	}
+	p.next = next
+	p.landed.Store(p.next)
+	p.assignment.Commit(p.next)
+	if err := p.assignment.Seek(ctx, p.next); err != nil {
+		return fmt.Errorf("going to offset %d of %s: %w", p.next, p.place, err)
+	}
+	return nil
+}
+
+// finish carries out a plan that its owner left undone, and returns the offset
+// after it. Where retention took records of it meanwhile, and somebody said that
+// they may be skipped, what the plan has landed is taken out again and only the
+// records that are gone are accounted for.
+func (p *partition) finish(ctx context.Context, plan event.SinkPlan) (next int64, err error) {
+	if plan.Expired {
+		return plan.Last + 1, p.carryOutExpired(ctx, plan)
+	}
+	if plan.First < p.assignment.Start {
+		return p.expire(ctx, plan.First)
+	}
+	return plan.Last + 1, p.resend(ctx, plan)
+}
+
+// settle ends what still runs of the plan and returns the end of what has landed.
+func (p *partition) settle(ctx context.Context, plan event.SinkPlan) (end int64, err error) {
 	if err := p.role.retry(ctx, "settling "+p.String(), func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, p.role.cfg.InsertTimeout)
 		defer cancel()
 		end, err = p.role.store.Settle(ctx, plan)
 		return err
 	}); err != nil {
-		return fmt.Errorf("settling %s: %w", p.place, err)
+		return 0, fmt.Errorf("settling %s: %w", p.place, err)
 	}
-	if err := p.check(plan, end); err != nil {
-		return component.Fatal(err)
+	return end, nil
+}
+
+// former tells whether the plan is of a life that somebody ended.
+func (p *partition) former(plan event.SinkPlan) bool {
+	return plan.Incarnation != p.assignment.Incarnation && p.role.client.Ended(plan.Incarnation)
+}
+
+// succeed announces the first, empty, plan of a life that was begun by hand: from
+// where the former one's last landing ended, or where the life begins, whichever
+// comes first. Rows that landed before stay under the former incarnation.
+func (p *partition) succeed(ctx context.Context, last event.SinkPlan, end int64) (event.SinkPlan, error) {
+	first := last.First
+	if end == last.Last+1 {
+		first = end
 	}
-	if end <= plan.Last {
-		if err := p.resend(ctx, plan); err != nil {
-			return err
-		}
+	begins, known := p.role.client.Begins(p.topic, p.partition)
+	if !known {
+		begins = p.assignment.Start
 	}
-	p.next = plan.Last + 1
-	p.landed.Store(p.next)
-	p.assignment.Commit(p.next)
-	if err := p.assignment.Seek(ctx, p.next); err != nil {
-		return fmt.Errorf("going to offset %d of %s: %w", p.next, p.place, err)
+	first = min(first, begins)
+	plan := event.SinkPlan{
+		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation, First: first, Last: first - 1, Epoch: uint32(p.assignment.Generation),
 	}
+	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	p.log.Warn("landing a new life of the topic", "incarnation", plan.Incarnation.String(), "former", last.Incarnation.String(), "from", first, "landed", end)
+	return plan, p.announce(ctx, &plan)
+}
+
+// expire accounts for the records from first to the log's start, which retention
+// took before they landed, if somebody said that they may be skipped; it returns
+// where landing goes on.
+func (p *partition) expire(ctx context.Context, first int64) (next int64, err error) {
+	a := p.assignment
+	to, ok := p.role.client.Skipped(roleName, p.topic, p.partition, first)
+	if !ok || to < a.Start {
+		return 0, component.Fatal(fmt.Errorf("landing %s: %w", p.place, &bus.LogError{
+			Fault: bus.Overtaken, Group: roleName, What: "landing", Topic: p.topic, Partition: p.partition,
+			Stored: max(first, to), Start: a.Start, End: a.End, StoredIncarnation: a.Incarnation, Incarnation: a.Incarnation,
+		}))
+	}
+	plan := event.SinkPlan{
+		Topic: p.topic, Partition: p.partition, Incarnation: a.Incarnation, First: first, Last: to - 1, Epoch: uint32(a.Generation), Expired: true,
+	}
+	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	if err := p.announce(ctx, &plan); err != nil {
+		return 0, err
+	}
+	p.log.Warn("skipping records that retention took before they landed", "from", first, "to", to, "records", to-first)
+	return to, p.carryOutExpired(ctx, plan)
+}
+
+// carryOutExpired proves an expired plan: its records are counted, and whatever
+// an unfinished plan has landed of them or after them is taken out, so that the
+// records still in the log land once.
+func (p *partition) carryOutExpired(ctx context.Context, plan event.SinkPlan) error {
+	if err := p.role.step("after plan"); err != nil {
+		return err
+	}
+	if err := p.role.retry(ctx, "clearing "+p.String(), func(ctx context.Context) error {
+		return p.role.store.Remove(ctx, plan.Topic, plan.Incarnation, plan.Partition, plan.First)
+	}); err != nil {
+		return fmt.Errorf("clearing %s from offset %d: %w", p.place, plan.First, err)
+	}
+	row := clickhouse.Landed{
+		Topic: plan.Topic, Incarnation: plan.Incarnation, Partition: plan.Partition, First: plan.First, Last: plan.Last,
+		Rows: make(map[string]uint64), Expired: uint64(plan.Last - plan.First + 1), Token: plan.Token,
+	}
+	if err := p.prove(ctx, row); err != nil {
+		return err
+	}
+	p.assignment.Commit(plan.Last + 1)
+	p.landed.Store(plan.Last + 1)
+	p.role.metrics.expired.Add(float64(row.Expired))
 	return nil
 }
 
@@ -136,34 +248,31 @@ func (p *partition) known(ctx context.Context) (known *planned, end int64, err e
 // check compares the last plan with the log and with what the database says it
 // has; end is one past the last offset that landed, 0 when nothing did.
 func (p *partition) check(plan event.SinkPlan, end int64) error {
-	const ways = "start with the data that belongs together, or begin anew with `autohedge demo --fresh`, " +
-		"or name a database of its own in clickhouse.database"
 	a := p.assignment
-	from := plan.First
-	planned := fmt.Sprintf("offsets %d-%d", plan.First, plan.Last)
+	planned := fmt.Sprintf("the last plan (offsets %d-%d)", plan.First, plan.Last)
 	if plan.Last < plan.First {
-		planned = fmt.Sprintf("to begin at offset %d", plan.First)
+		planned = "the last plan (none yet)"
+	}
+	fault := &bus.LogError{
+		Group: roleName, What: planned, Topic: p.topic, Partition: p.partition, Stored: plan.Last + 1, Start: a.Start, End: a.End,
+		StoredIncarnation: plan.Incarnation, Incarnation: a.Incarnation,
 	}
 	switch {
 	case plan.Incarnation != a.Incarnation:
-		return fmt.Errorf("landing %s: topic %s is not the one that was landed: its incarnation is %s, that of the last plan (%s) is %s; %s",
-			p.place, p.topic, a.Incarnation, planned, plan.Incarnation, ways)
+		fault.Fault = bus.Recreated
 	case a.End <= plan.Last:
-		return fmt.Errorf("landing %s: the log ends at offset %d, but the last plan is %s, so it was cut short; %s",
-			p.place, a.End, planned, ways)
-	case end == plan.Last+1:
-		from = end // all of it has landed
-	case end != plan.First && (end != 0 || plan.First > a.Start):
-		return fmt.Errorf("landing %s: the last plan is %s, so the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
-			"these records landed in another database; name that one in clickhouse.url, or %s",
-			p.place, planned, plan.First, plan.Last+1, end, ways)
+		fault.Fault = bus.Truncated
+	case end != plan.Last+1 && end != plan.First && (end != 0 || plan.First > a.Start):
+		// The former plan of a partition ends where the last one begins. The log
+		// cannot tell which database it landed in.
+		return fmt.Errorf("landing %s: %s says that the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
+			"these records landed in another database; name that one in clickhouse.url, or go on in this one: `autohedge topics adopt %s --why \"...\"`, "+
+			"or land everything that is in the log into it: `autohedge topics discard %s --rows --why \"...\"`",
+			p.place, planned, plan.First, plan.Last+1, end, p.topic, p.topic)
+	default:
+		return nil
 	}
-	if from < a.Start {
-		return fmt.Errorf("landing %s: offset %d lands next, but retention has taken everything below %d, so %d records never landed; "+
-			"bring them back from a copy of the log and raise the topic's retention, or %s",
-			p.place, from, a.Start, a.Start-from, ways)
-	}
-	return nil
+	return fmt.Errorf("landing %s: %w", p.place, fault)
 }
 
 // resend carries out a plan that the last owner may have carried out in part:

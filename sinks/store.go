@@ -63,6 +63,10 @@ type Ledger interface {
 	// Land inserts the row that proves a plan, under its token; idempotent like
 	// Writer.Insert.
 	Land(ctx context.Context, row clickhouse.Landed) error
+	// Remove takes out every row of the partition's records from offset first on,
+	// in every table but landed. Its caller has settled the plan that made them, and
+	// no row of landed accounts for them.
+	Remove(ctx context.Context, topic string, incarnation event.ID, partition int32, first int64) error
 }
 
 // Store is the database that rows land in.

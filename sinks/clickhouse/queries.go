@@ -73,18 +73,20 @@ func (c *Client) LandedProof(ctx context.Context) ([]Proof, error) {
 	return all, nil
 }
 
-// Duplicates counts the rows whose event id is there already, over all tables.
+// Duplicates counts the rows whose event id is there already in the same life of
+// their topic, over all tables: a topic whose life was begun anew (topics adopt,
+// topics discard) may land again what its former life has landed.
 func (c *Client) Duplicates(ctx context.Context) (int64, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	var total int64
 	for _, table := range append([]string{tableLanded}, Tables...) {
-		id := "event_id"
+		id := "incarnation, event_id"
 		switch table {
 		case tableLanded:
 			id = "token"
 		case tableJournal:
-			id = "(kind, event_id)" // a verdict has its decision's id
+			id = "incarnation, kind, event_id" // a verdict has its decision's id
 		}
 		var n int64
 		if err := c.conn.QueryRow(ctx, "SELECT toInt64(count()) - toInt64(uniqExact("+id+")) FROM "+c.table(table)).Scan(&n); err != nil {

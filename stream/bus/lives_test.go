@@ -271,6 +271,27 @@ func TestTrimAndSkip(t *testing.T) {
 	}
 }
 
+// A log whose last records are second copies has an end too.
+func TestReadAllEndsAtSecondCopies(t *testing.T) {
+	c := connect(t, testConfig(startBroker(t).Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	for range 2 {
+		if err := p.Append(event.TopicMarket, 0, []byte("binance|X"), trade(1), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := contextWithTimeout(t, 10*time.Second)
+	defer cancel()
+	n := 0
+	end, err := c.ReadAll(ctx, event.TopicMarket, 0, 1, func(Record) error { n++; return nil })
+	if err != nil || end != 2 || n != 0 {
+		t.Errorf("from the second copy on: %d records, end %d, %v", n, end, err)
+	}
+}
+
 // Readers that begin in a trimmed log find their window of copies as far as it
 // goes, and say the same as those that read all of it when it is whole.
 func TestTrimLeavesTheCopyWindow(t *testing.T) {

@@ -136,8 +136,8 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 		if len(r.out) > 0 {
 			return r.out, nil
 		}
-		if len(r.rest) > 0 || r.left > 0 {
-			continue // EndAt was reached within the chunk
+		if end := r.end.Load(); len(r.rest) > 0 || r.left > 0 || (end != noEnd && r.position >= end) {
+			continue // EndAt was reached within the chunk, or by second copies that were dropped
 		}
 		r.chunk.release()
 		select {

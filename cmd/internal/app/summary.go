@@ -187,17 +187,9 @@ func (e *engine) prove(ctx context.Context) (lag, missing, duplicates int64, err
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	landed, err := e.store.LandedProof(ctx)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	ends := make(map[string]int64)
-	for _, l := range landed {
-		ends[fmt.Sprintf("%s/%d", l.Topic, l.Partition)] = l.End
-	}
 	for _, p := range proofs {
 		missing += max(p.Missing, -p.Missing)
-		lag += max(0, p.End-max(p.Start, ends[fmt.Sprintf("%s/%d", p.Topic, p.Partition)]))
+		lag += max(0, p.End-p.Landed)
 	}
 	duplicates, err = e.store.Duplicates(ctx)
 	return lag, missing, duplicates, err

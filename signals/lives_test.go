@@ -1,0 +1,133 @@
+package signals
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// stopped runs a role that must not start, and returns why.
+func (c *cluster) stopped() error {
+	c.t.Helper()
+	r := c.start(anywhere(""), "")
+	err := <-r.err
+	r.stop()
+	if !component.IsFatal(err) {
+		c.t.Fatalf("the role returned %v, want a fatal error", err)
+	}
+	return err
+}
+
+func (c *cluster) market(m *market, n int) {
+	c.t.Helper()
+	records := make([]record, n)
+	for i := range records {
+		records[i] = m.next()
+	}
+	c.feed(records)
+}
+
+// Retention overtakes the role while it stands still: it refuses to start until
+// somebody says that it may skip what is gone, then it goes on from what is left.
+func TestSkipsWhatRetentionTook(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := startCluster(t)
+	m := newMarket(5, false, demoKeys...)
+	c.market(m, 3000)
+	r := c.start(anywhere(""), "")
+	r.ready()
+	r.drain()
+	bounds, err := c.client.Offsets(ctx, event.TopicMarket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.market(m, 3000)
+	stood, begins := bounds[1].End, bounds[1].End+100
+	if _, err := c.client.DeleteRecords(ctx, event.TopicMarket, map[int32]int64{1: begins}); err != nil {
+		t.Fatal(err)
+	}
+	err = c.stopped()
+	var f *bus.LogError
+	if !errors.As(err, &f) || f.Fault != bus.Overtaken || f.Stored != stood || f.Start != begins || f.Group != Name ||
+		!strings.Contains(err.Error(), "autohedge topics skip md/1 --group signals --to ") {
+		t.Fatalf("start returned %v", err)
+	}
+	s, err := c.client.Skip(ctx, bus.SkipRequest{Role: Name, Topic: event.TopicMarket, Partition: 1, To: bus.FromStart, Stands: -1, Who: "me", Why: "it was off"})
+	if err != nil || s.From != stood || s.To != begins {
+		t.Fatalf("skipped %+v, %v", s, err)
+	}
+	before := len(c.published())
+	r = c.start(anywhere(""), "")
+	r.ready()
+	r.drain()
+	if after := len(c.published()); after <= before {
+		t.Errorf("%d signals before the skip, %d after", before, after)
+	}
+	for _, s := range c.published() {
+		if s.Lineage.Partition == 1 && s.Lineage.Offset >= stood && s.Lineage.Offset < begins {
+			t.Errorf("a signal was made from offset %d, which is gone", s.Lineage.Offset)
+		}
+	}
+}
+
+// A topic whose life was begun anew is read on, or again from its start; the
+// signals of its former life do not keep those of the new one back.
+func TestReadsANewLife(t *testing.T) {
+	t.Parallel()
+	for _, discard := range []bool{false, true} {
+		t.Run(map[bool]string{false: "adopt", true: "discard"}[discard], func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			c := startCluster(t)
+			m := newMarket(6, false, demoKeys...)
+			c.market(m, 3000)
+			r := c.start(anywhere(""), "")
+			r.ready()
+			r.drain()
+			before := len(c.published())
+			begin := c.client.AdoptTopics
+			if discard {
+				begin = c.client.DiscardTopics
+			}
+			lives, err := begin(ctx, []string{event.TopicMarket}, "me", "another disk")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.client.EnsureTopics(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second time with the rules of the new life
+				r = c.start(anywhere(""), "")
+				r.ready()
+				r.drain()
+			}
+			again := len(c.all(event.TopicSignals)) - before
+			if want := map[bool]int{false: 0, true: before}[discard]; again != want {
+				t.Errorf("%d signals were published again, want %d", again, want)
+			}
+			c.market(m, 3000)
+			r = c.start(anywhere(""), "")
+			r.ready()
+			r.drain()
+			fresh := 0
+			for _, rec := range c.all(event.TopicSignals) {
+				s, err := event.DecodeAs[*event.Signal](rec.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s.Lineage.Offset >= lives[0].Ends[s.Lineage.Partition] {
+					fresh++
+				}
+			}
+			if before == 0 || fresh == 0 {
+				t.Errorf("%d signals before, %d of what came after", before, fresh)
+			}
+		})
+	}
+}
