@@ -186,7 +186,7 @@ func (o *owner) readMark(ctx context.Context) error {
 	// What was made from a former life of the topic says nothing of this one.
 	switch {
 	case len(o.starts) > 0:
-		o.output = o.starts[0].Output
+		o.output = min(o.starts[0].Output, bounds.End) // it may have begun anew itself
 	case o.former > 0:
 		o.output = bounds.End
 	}
