@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -169,15 +170,35 @@ func read[M event.Message](b *bench, topic string) (all []M) {
 	return all
 }
 
-// count returns how many records a topic holds, second copies included.
+// count returns how many records a topic holds, second copies included, those of
+// owners not.
 func (b *bench) count(topic string) (n int64) {
 	b.t.Helper()
 	bounds, err := b.client.Offsets(b.t.Context(), topic)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for _, x := range bounds {
-		n += x.End - x.Start
+	for p, x := range bounds {
+		r, err := b.client.NewReader(b.t.Context(), bus.ReaderConfig{Topic: topic, Partition: int32(p), Offset: x.Start, KeepCopies: true}, component.Discard())
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		r.EndAt(x.End)
+		for {
+			records, err := r.Next(b.t.Context())
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			for i := range records {
+				if event.TypeOf(records[i].Value) != event.TypeEpoch {
+					n++
+				}
+			}
+		}
+		r.Close()
 	}
 	return n
 }

@@ -25,7 +25,7 @@ const closePatience = 100 * time.Millisecond
 type worker struct {
 	role     *Role
 	a        *bus.Assignment
-	producer *bus.Producer
+	producer *bus.Owner
 	// From the journal, for signals that may be delivered again: those at or
 	// after the committed offset.
 	verdicts map[event.ID]*event.Verdict                // by signal
@@ -54,12 +54,9 @@ type turns struct{ judged, decided chan struct{} }
 
 // handle serves one partition until it is lost or drained.
 func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
-	// The partition's owner fences whoever had it, so that the journal it reads
-	// next gets no more verdicts from elsewhere.
-	name := fmt.Sprintf("%s.%d", Name, a.Partition)
-	p, err := r.client.NewProducer(ctx, bus.ProducerConfig{Name: name, Owner: "autohedge." + name, Blocking: true}, r.env)
+	p, err := r.own(ctx, a.Partition)
 	if err != nil {
-		return fmt.Errorf("making the producer of partition %d: %w", a.Partition, err)
+		return fmt.Errorf("taking over partition %d: %w", a.Partition, err)
 	}
 	defer func() {
 		patience := context.WithoutCancel(ctx)
@@ -76,6 +73,18 @@ func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
 	}
 	a.Ready()
 	return w.run(ctx)
+}
+
+// own shuts out whoever judged the partition's signals before: the journal that is
+// read next gets no more verdicts from elsewhere, and no topic a decision that
+// the journal lacks.
+func (r *Role) own(ctx context.Context, partition int32) (*bus.Owner, error) {
+	name := fmt.Sprintf("%s.%d", Name, partition)
+	cfg := bus.OwnConfig{Name: name, Key: name, Blocking: true, Partitions: []bus.TopicPartition{{Topic: event.TopicJournal, Partition: partition}}}
+	for i := range r.client.Partitions(event.TopicDecisions) { // a signal's account may be in any
+		cfg.Partitions = append(cfg.Partitions, bus.TopicPartition{Topic: event.TopicDecisions, Partition: i})
+	}
+	return r.client.Own(ctx, cfg, r.env)
 }
 
 // restore reads the journal. What was committed is not delivered again, so only
@@ -174,7 +183,9 @@ func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*tu
 	j := &job{offset: rec.Offset, key: append([]byte(nil), rec.Key...), turns: turns{make(chan struct{}), make(chan struct{})}}
 	j.before, tails[string(j.key)] = tails[string(j.key)], &j.turns
 	s, err := event.DecodeAs[*event.Signal](rec.Value)
-	if err != nil {
+	switch {
+	case event.TypeOf(rec.Value) == event.TypeEpoch: // the signals have a new owner
+	case err != nil:
 		w.role.metrics.dead.Inc()
 		w.role.env.Log.Warn("signal cannot be decoded", "partition", rec.Partition, "offset", rec.Offset, "error", err)
 		if err := w.bury(ctx, rec, err); err != nil {
@@ -182,7 +193,7 @@ func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*tu
 			w.role.metrics.inFlight.Dec()
 			return nil, err
 		}
-	} else {
+	default:
 		j.signal = s
 	}
 	w.mu.Lock()

@@ -46,7 +46,7 @@ type working struct {
 type owner struct {
 	role      *Role
 	partition int32
-	producer  *bus.Producer
+	producer  *bus.Owner
 	epoch     uint32
 	accounts  map[string]*account
 	// slots bounds the decisions in flight; fail ends the owner.
@@ -78,11 +78,16 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		orders: make(map[string]*order), open: make(map[string]*working), children: make(map[event.ID]int),
 	}
 	var err error
-	o.producer, err = r.client.NewProducer(ctx, bus.ProducerConfig{Name: "execution", Blocking: true, Owner: fmt.Sprintf("autohedge.execution.%d", partition)}, r.env)
+	o.producer, err = r.client.Own(ctx, bus.OwnConfig{
+		Name: "execution", Key: fmt.Sprintf("execution.%d", partition), Blocking: true,
+		Partitions: []bus.TopicPartition{
+			{Topic: event.TopicOrders, Partition: partition}, {Topic: event.TopicFills, Partition: partition}, {Topic: event.TopicPositions, Partition: partition},
+		},
+	}, r.env)
 	if err != nil {
 		return nil, fmt.Errorf("taking over partition %d: %w", partition, err)
 	}
-	o.epoch = uint32(max(o.producer.Epoch(), 0))
+	o.epoch = uint32(o.producer.Number())
 	ok := false
 	defer func() {
 		if !ok {
@@ -125,7 +130,8 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 }
 
 // read rebuilds the state from the three logs; filled is how much the log of
-// fills holds of each order.
+// fills holds of each order. A former owner can add nothing to what it reads, for
+// the partitions are owned.
 func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err error) {
 	c := o.role.client
 	for _, topic := range []string{event.TopicOrders, event.TopicFills, event.TopicPositions} {
@@ -138,6 +144,9 @@ func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err 
 		}
 	}
 	if _, err = c.ReadAll(ctx, event.TopicOrders, o.partition, bus.FromStart, func(rec bus.Record) error {
+		if event.TypeOf(rec.Value) == event.TypeEpoch {
+			return nil
+		}
 		e, err := event.DecodeAs[*event.OrderEvent](rec.Value)
 		if err != nil {
 			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
@@ -163,6 +172,9 @@ func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err 
 		}
 	}
 	if _, err = c.ReadAll(ctx, event.TopicPositions, o.partition, bus.FromStart, func(rec bus.Record) error {
+		if event.TypeOf(rec.Value) == event.TypeEpoch {
+			return nil
+		}
 		p, err := event.DecodeAs[*event.Position](rec.Value)
 		if err != nil {
 			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
@@ -174,6 +186,9 @@ func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err 
 	}
 	filled = make(map[string]event.Decimal)
 	_, err = c.ReadAll(ctx, event.TopicFills, o.partition, bus.FromStart, func(rec bus.Record) error {
+		if event.TypeOf(rec.Value) == event.TypeEpoch {
+			return nil
+		}
 		f, err := event.DecodeAs[*event.Fill](rec.Value)
 		if err != nil {
 			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)

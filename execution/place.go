@@ -20,6 +20,11 @@ import (
 // counts for the limits of the next decision from here on; an append that fails
 // ends the owner, and the next one reads what is in the log.
 func (o *owner) decide(ctx context.Context, rec *bus.Record, logged func()) error {
+	if event.TypeOf(rec.Value) == event.TypeEpoch { // another worker of the desk took over
+		logged()
+		o.free()
+		return nil
+	}
 	from := event.Lineage{Topic: event.TopicDecisions, Partition: rec.Partition, Offset: rec.Offset}
 	d, err := event.DecodeAs[*event.Decision](rec.Value)
 	if err == nil && o.role.client.Partition(event.TopicOrders, []byte(d.Account)) != o.partition {

@@ -88,7 +88,7 @@ func (b *fakeBatch) Add(offset int64, key, value []byte) (int, error) {
 		table, id, at = "signals", m.ID.String(), m.Time
 	case *event.Dead:
 		table, id, at = "dead", m.ID.String(), m.Time
-	case *event.Clock, *event.Control:
+	case *event.Clock, *event.Control, *event.Epoch:
 		return clickhouse.NoRow, nil
 	default:
 		return clickhouse.NoRow, fmt.Errorf("no table for %T", m)

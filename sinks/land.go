@@ -152,7 +152,7 @@ func (p *partition) announce(ctx context.Context, plan *event.SinkPlan) error {
 		if err := p.plans.Err(); err != nil {
 			return component.Fatal(err)
 		}
-		_, err := appendWait(ctx, p.plans, event.TopicSinkState, p.partition, []byte(p.String()), value)
+		_, err := appendWait(ctx, p.plans.Producer, event.TopicSinkState, p.partition, []byte(p.String()), value)
 		return err
 	})
 	if err != nil && p.plans.Err() != nil {

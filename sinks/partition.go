@@ -39,7 +39,7 @@ type partition struct {
 
 	role       *Role
 	assignment *bus.Assignment
-	plans      *bus.Producer // fences a predecessor, see recover.go
+	plans      *bus.Owner // shuts out a predecessor, see recover.go
 	log        *slog.Logger
 	lag        prometheus.Gauge
 

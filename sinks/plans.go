@@ -50,6 +50,9 @@ func (s *plans) read(ctx context.Context, at place) (known *planned, end int64, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end, err = s.client.ReadAll(ctx, event.TopicSinkState, at.partition, l.end, func(rec bus.Record) error {
+		if event.TypeOf(rec.Value) == event.TypeEpoch {
+			return nil
+		}
 		x, err := event.DecodeAs[*event.SinkPlan](rec.Value)
 		if err != nil {
 			return component.Fatal(fmt.Errorf("decoding the plan at offset %d of %s/%d: %w", rec.Offset, rec.Topic, rec.Partition, err))

@@ -14,15 +14,14 @@ import (
 // supersededPatience is longer than the group needs to notice a member's death.
 const supersededPatience = 15 * time.Second
 
-// open makes the producer of the partition's plans. Its owner's name fences the
-// process that owned the partition before: once this one has appended to
-// state.sinks, the other cannot announce anything there, so it cannot land
-// anything either that this one does not know of.
+// open takes the partition's plans over: the process that owned it before cannot
+// announce anything in state.sinks any more, so it cannot land anything either
+// that this one, which reads the plans after that, does not know of.
 func (p *partition) open(ctx context.Context) error {
 	err := p.role.retry(ctx, "owning "+p.String(), func(ctx context.Context) (err error) {
-		p.plans, err = p.role.client.NewProducer(ctx, bus.ProducerConfig{
+		p.plans, err = p.role.client.Own(ctx, bus.OwnConfig{
 			Name: roleName + ".state", Blocking: true, QueueBytes: 1 << 20,
-			Owner: fmt.Sprintf("autohedge.%s.%s.%d", roleName, p.topic, p.partition),
+			Key: fmt.Sprintf("%s.%s.%d", roleName, p.topic, p.partition), Partitions: []bus.TopicPartition{{Topic: event.TopicSinkState, Partition: p.partition}},
 		}, p.role.env)
 		return err
 	})

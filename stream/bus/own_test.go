@@ -3,6 +3,8 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/autohedge/autohedge/stream/component"
@@ -42,14 +44,21 @@ func TestOwnShutsOutTheFormerOwner(t *testing.T) {
 		t.Fatalf("numbers are %d and %d, want 1 and 2", former.Number(), next.Number())
 	}
 	err := former.add(t, at[1], "too late")
-	if !errors.Is(err, ErrFenced) || !component.IsFatal(err) {
+	if !errors.Is(err, ErrFenced) || !component.IsFatal(err) || !strings.Contains(err.Error(), `fenced: another owner of "role.1" took over`) {
 		t.Fatalf("the former owner's append gave %v, want a fatal ErrFenced", err)
+	}
+	own(t, c, "role.2", at[0]) // another key: nobody is shut out
+	if err := next.add(t, at[0], "next"); err != nil {
+		t.Fatal(err)
 	}
 	for i, p := range at {
 		if err := next.add(t, p, fmt.Sprint("next ", i)); err != nil {
 			t.Fatal(err)
 		}
 		got := readAll(t, c, p.Topic, p.Partition)
+		if p == at[0] { // two more, of above
+			got = slices.Delete(got, 3, 5)
+		}
 		if len(got) != 4 || got[1] != fmt.Sprint("former ", i) || got[3] != fmt.Sprint("next ", i) ||
 			event.TypeOf([]byte(got[0])) != event.TypeEpoch || event.TypeOf([]byte(got[2])) != event.TypeEpoch {
 			t.Fatalf("%s holds %q", p, got)

@@ -43,11 +43,6 @@ type ProducerConfig struct {
 	QueueBytes int
 	// Blocking makes Append wait for room instead of returning ErrQueueFull.
 	Blocking bool
-	// Owner, when set, is the transactional id that fences a predecessor. On
-	// Apache Kafka a partition learns of the new owner with its first record, so
-	// an owner appends one to every partition it owns before it reads that
-	// partition to its end.
-	Owner string
 }
 
 // Producer appends records: acks from all replicas, idempotent, one request in
@@ -84,9 +79,10 @@ type Producer struct {
 	firstErr error // since the last Flush
 }
 
-// NewProducer makes a producer; Close ends it. EnsureTopics must have run.
+// NewProducer makes a producer that owns nothing, see Own; Close ends it.
+// EnsureTopics must have run.
 func (c *Client) NewProducer(ctx context.Context, cfg ProducerConfig, env component.Env) (*Producer, error) {
-	id, epoch, err := c.initProducer(ctx, cfg.Owner, env)
+	id, epoch, err := c.initProducer(ctx, "", env)
 	if err != nil {
 		return nil, err
 	}
@@ -154,10 +150,6 @@ func (c *Client) initProducer(ctx context.Context, owner string, env component.E
 		}
 	}
 }
-
-// Epoch returns the producer's epoch: it rises with every NewProducer of the
-// same Owner.
-func (p *Producer) Epoch() int16 { return p.epoch }
 
 // Append queues one record; key and value are copied, nothing else is
 // allocated. done, when not nil, is called once from the producer's goroutine
@@ -391,7 +383,7 @@ func (p *Producer) owns() string {
 	if p.owner != nil {
 		return p.owner.key
 	}
-	return p.cfg.Owner
+	return ""
 }
 
 // backoff is how long to wait before attempt+1.

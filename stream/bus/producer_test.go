@@ -334,30 +334,6 @@ func TestBlockedAppendEndsWithTheProducerOnKfake(t *testing.T) {
 	}
 }
 
-func TestNewOwnerFencesTheFormerOne(t *testing.T) {
-	c := connect(t, testConfig(startBroker(t).Addr()))
-	first := newProducer(t, c, ProducerConfig{Name: "first", Owner: "exec/paper"})
-	control := &event.Control{ID: event.HashStrings("a")}
-	if _, _, err := first.Publish(t.Context(), event.TopicOrders, []byte("paper"), control); err != nil {
-		t.Fatal(err)
-	}
-	second := newProducer(t, c, ProducerConfig{Name: "second", Owner: "exec/paper"})
-	if second.Epoch() <= first.Epoch() {
-		t.Errorf("epoch %d after %d", second.Epoch(), first.Epoch())
-	}
-	if _, _, err := second.Publish(t.Context(), event.TopicOrders, []byte("paper"), control); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err := first.Publish(t.Context(), event.TopicOrders, []byte("paper"), control)
-	if !component.IsFatal(err) || !strings.Contains(err.Error(), `another owner of "exec/paper" took over`) {
-		t.Errorf("the former owner's append gave %v", err)
-	}
-	other := newProducer(t, c, ProducerConfig{Name: "other", Owner: "exec/other"})
-	if _, _, err := other.Publish(t.Context(), event.TopicOrders, []byte("paper"), control); err != nil {
-		t.Errorf("another account's owner: %v", err)
-	}
-}
-
 func TestSingleRecordIsSentAtOnce(t *testing.T) {
 	c := connect(t, testConfig(startBroker(t).Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test"})
