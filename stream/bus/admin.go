@@ -81,6 +81,14 @@ func (c *Client) createTopics(ctx context.Context) error {
 		return err
 	}
 	missing := c.missing(exists)
+	if len(missing) > 0 {
+		// What is known may be from before a broker came up.
+		c.refresh(ctx)
+		if exists, replicas, err = c.existing(ctx); err != nil {
+			return err
+		}
+		missing = c.missing(exists)
+	}
 	if len(missing) > 0 && exists[event.TopicMeta] {
 		if err := c.refuseDeleted(ctx, missing); err != nil {
 			return err
@@ -103,10 +111,7 @@ func (c *Client) existing(ctx context.Context) (exists map[string]bool, replicas
 			exists[name] = true
 		}
 	}
-	if replicas = c.cfg.Replication; replicas == 0 {
-		replicas = min(3, len(meta.Brokers))
-	}
-	return exists, replicas, nil
+	return exists, c.replicas(len(meta.Brokers)), nil
 }
 
 func (c *Client) missing(exists map[string]bool) (specs []event.TopicSpec) {
@@ -158,16 +163,29 @@ func (c *Client) create(ctx context.Context, specs []event.TopicSpec, replicas i
 		missing[i] = c.topicConfig(spec, replicas)
 	}
 	for attempt := 0; len(missing) > 0; attempt++ {
-		if missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 10) {
+		if missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 30) {
 			return err
 		}
+		if attempt == 3 && len(missing) > 0 {
+			c.env.Log.Warn("creating topics is being retried", "error", err)
+		}
 		if len(missing) > 0 {
-			if err := sleep(ctx, backoff(attempt+3)); err != nil {
+			if sleep(ctx, backoff(attempt+3)) != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// replicas is how many replicas a new topic gets. A broker that is down just now
+// is not among those that are up, and for want of it a topic would keep too few
+// for good: as many as are configured are waited for.
+func (c *Client) replicas(up int) int {
+	if c.cfg.Replication > 0 {
+		return c.cfg.Replication
+	}
+	return min(3, max(up, len(c.cfg.Brokers)))
 }
 
 // tryCreate asks for the topics and returns those to ask for again; with them,
@@ -186,6 +204,9 @@ func (c *Client) tryCreate(ctx context.Context, missing []kafka.TopicConfig) (le
 		case terr == nil, code == kafka.TopicAlreadyExists:
 		case code.Temporary():
 			left, err = append(left, t), terr
+		case code == kafka.InvalidReplicationFactor:
+			left, err = append(left, t), fmt.Errorf("topic %s is to have %d replicas and fewer brokers are up: start the others, or set kafka.replication to how many there are: %w",
+				t.Topic, t.ReplicationFactor, terr)
 		default:
 			return nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w", t.Topic, t.NumPartitions, t.ReplicationFactor, terr)
 		}
@@ -291,6 +312,12 @@ func (c *Client) Offsets(ctx context.Context, topic string) ([]Bounds, error) {
 func (c *Client) bounds(ctx context.Context, topic string, partitions []int32) ([]Bounds, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*requestTimeout)
 	defer cancel()
+	return c.awaitBounds(ctx, topic, partitions)
+}
+
+// awaitBounds is bounds for those who wait for a broker that is away: as long as
+// ctx allows.
+func (c *Client) awaitBounds(ctx context.Context, topic string, partitions []int32) ([]Bounds, error) {
 	name := c.prefix() + topic
 	var requests []kafka.OffsetRequest
 	for _, p := range partitions {
@@ -301,8 +328,11 @@ func (c *Client) bounds(ctx context.Context, topic string, partitions []int32) (
 		if err == nil {
 			return bounds, nil
 		}
-		if code, ok := errorCode(err); ok && !code.Temporary() && code != kafka.BrokerNotAvailable {
+		if code, ok := errorCode(err); ok && !away(code) {
 			return nil, fmt.Errorf("reading the offsets of %s: %w", topic, err)
+		}
+		if attempt == 20 {
+			c.env.Log.Warn("reading the offsets is being retried", "topic", topic, "error", err)
 		}
 		if serr := sleep(ctx, backoff(attempt)); serr != nil {
 			return nil, fmt.Errorf("reading the offsets of %s: %w", topic, err)

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -195,4 +196,31 @@ func (b *broker) compactMeta(t *testing.T) {
 	time.Sleep(250 * time.Millisecond) // segment.ms
 	add()
 	eventually(t, "meta is compacted", 15*time.Second, func() bool { return others() == 2 })
+}
+
+// As many brokers as are configured are waited for: a topic that is made while one
+// is down would keep too few replicas.
+func TestEnsureTopicsAsksForTheBrokersThatAreConfigured(t *testing.T) {
+	b := startBroker(t)
+	cfg := testConfig(b.Addr())
+	cfg.Brokers = append(cfg.Brokers, b.Addr(), b.Addr())
+	log := &notes{}
+	env := component.Discard()
+	env.Log = slog.New(slog.NewTextHandler(log, nil))
+	c, err := Connect(t.Context(), cfg, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- c.EnsureTopics(ctx) }()
+	eventually(t, "what is missing is told", 20*time.Second, func() bool {
+		return log.contains("to have 3 replicas and fewer brokers are up: start the others, or set kafka.replication")
+	})
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("topics were made without two of three brokers")
+	}
 }

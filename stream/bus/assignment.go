@@ -42,7 +42,9 @@ func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 		return errors.New("seeking in a partition that is being read")
 	}
 	k := a.consumer
-	r, err := k.client.NewReader(ctx, ReaderConfig{Topic: a.Topic, Partition: a.Partition, Offset: offset, KeepCopies: k.cfg.KeepCopies}, k.env)
+	// A broker that is away is waited for as long as the partition is owned.
+	cfg := ReaderConfig{Topic: a.Topic, Partition: a.Partition, Offset: offset, KeepCopies: k.cfg.KeepCopies}
+	r, err := k.client.openReader(ctx, cfg, k.env, k.client.awaitBounds)
 	if err != nil {
 		return forGroup(err, k.cfg.Role)
 	}

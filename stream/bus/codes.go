@@ -46,7 +46,14 @@ func ambiguous(code kafka.Error) bool {
 
 // retriableInit reports whether asking for a producer id again may help.
 func retriableInit(code kafka.Error) bool {
-	return code.Temporary() || code == kafka.BrokerNotAvailable || code == kafka.ConcurrentTransactions || code == kafka.Unknown
+	return away(code) || code == kafka.ConcurrentTransactions
+}
+
+// away reports whether a request for something other than a produce may find its
+// broker if it is made again. kafka-go says Unknown where it asked several brokers
+// and one of them did not answer.
+func away(code kafka.Error) bool {
+	return code.Temporary() || code == kafka.BrokerNotAvailable || code == kafka.Unknown
 }
 
 // errorCode returns the code of an answer; ok is false for errors that are no

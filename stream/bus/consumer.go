@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,15 +81,10 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 		}
 		names[i] = k.client.prefix() + t
 	}
-	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID: k.group, Brokers: k.client.cfg.Brokers, Dialer: k.client.dialer(), Topics: names,
-		// By range, the same partition of every topic goes to the same member.
-		GroupBalancers:    []kafka.GroupBalancer{kafka.RangeGroupBalancer{}},
-		HeartbeatInterval: heartbeatEvery, SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout,
-		JoinGroupBackoff: joinBackoff, Timeout: 5 * time.Second,
-	})
+	brokers := k.client.cfg.Brokers
+	group, err := k.join(names, brokers)
 	if err != nil {
-		return fmt.Errorf("joining group %s: %w", k.group, err)
+		return err
 	}
 	defer func() { _ = group.Close() }()
 	for failures := 0; ; {
@@ -104,6 +100,17 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 			if failures++; failures == 10 {
 				k.env.Log.Warn("joining the group is being retried", "group", k.group, "error", err)
 			}
+			if _, answered := errorCode(err); !answered && len(brokers) > 1 {
+				// kafka-go asks the first broker that takes its connection, over and over,
+				// also one that stands still and answers nothing.
+				_ = group.Close()
+				brokers = append(slices.Clone(brokers[1:]), brokers[0])
+				next, err := k.join(names, brokers)
+				if err != nil {
+					return err
+				}
+				group = next
+			}
 			continue
 		}
 		failures = 0
@@ -113,6 +120,21 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 			return err
 		}
 	}
+}
+
+// join makes a member; brokers are asked in their order for the coordinator.
+func (k *Consumer) join(topics, brokers []string) (*kafka.ConsumerGroup, error) {
+	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
+		ID: k.group, Brokers: brokers, Dialer: k.client.dialer(), Topics: topics,
+		// By range, the same partition of every topic goes to the same member.
+		GroupBalancers:    []kafka.GroupBalancer{kafka.RangeGroupBalancer{}},
+		HeartbeatInterval: heartbeatEvery, SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout,
+		JoinGroupBackoff: joinBackoff, Timeout: 5 * time.Second,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("joining group %s: %w", k.group, err)
+	}
+	return group, nil
 }
 
 // temporaryForGroup reports whether joining again may help.
@@ -238,7 +260,7 @@ func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*A
 		for i, p := range owned {
 			ids[i] = int32(p.ID)
 		}
-		bounds, err := k.client.bounds(ctx, topic, ids)
+		bounds, err := k.client.awaitBounds(ctx, topic, ids)
 		if err != nil {
 			return nil, err
 		}

@@ -172,3 +172,21 @@ func (c *Client) ids() map[string]event.ID {
 	}
 	return ids
 }
+
+// notes keeps what a component logs.
+type notes struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (n *notes) Write(b []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.Write(b)
+}
+
+func (n *notes) contains(s string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return strings.Contains(n.text.String(), s)
+}

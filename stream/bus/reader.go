@@ -78,10 +78,15 @@ const noEnd = int64(-1)
 
 // NewReader opens a reader; Close ends it. An offset outside the log is fatal.
 func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.Env) (*Reader, error) {
+	return c.openReader(ctx, cfg, env, c.bounds)
+}
+
+// openReader is NewReader with the bounds taken by that method.
+func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component.Env, take func(context.Context, string, []int32) ([]Bounds, error)) (*Reader, error) {
 	if n := c.Partitions(cfg.Topic); cfg.Partition < 0 || cfg.Partition >= n {
 		return nil, fmt.Errorf("reading %s/%d: the topic has %d partitions", cfg.Topic, cfg.Partition, n)
 	}
-	all, err := c.bounds(ctx, cfg.Topic, []int32{cfg.Partition})
+	all, err := take(ctx, cfg.Topic, []int32{cfg.Partition})
 	if err != nil {
 		return nil, err
 	}
