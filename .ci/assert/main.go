@@ -64,7 +64,7 @@ func main() {
 
 func run(c *checker, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("want demo FILE or replay FILE FILE, have %s", strings.Join(args, " "))
+		return fmt.Errorf("want demo FILE or replay FILE FILE..., have %s", strings.Join(args, " "))
 	}
 	var all []closing
 	for _, path := range args[1:] {
@@ -110,8 +110,8 @@ func (c *checker) demo(x *closing) {
 }
 
 func (c *checker) replay(all []closing) error {
-	if len(all) != 2 {
-		return fmt.Errorf("want the closing objects of two replays, have %d", len(all))
+	if len(all) < 2 {
+		return fmt.Errorf("want the closing objects of two replays or more, have %d", len(all))
 	}
 	for i := range all {
 		x := &all[i]
@@ -124,7 +124,11 @@ func (c *checker) replay(all []closing) error {
 		c.that(len(x.Frames) > 0 && refused == 0, "replay %d: no frame of %d kinds refused", i+1, len(x.Frames))
 	}
 	for _, k := range []string{"ticks", "quotes", "signals"} {
-		c.that(all[0].Hashes[k] != "" && all[0].Hashes[k] == all[1].Hashes[k], "both replays have the same hash of %s: %s", k, all[0].Hashes[k])
+		same := all[0].Hashes[k] != ""
+		for i := range all {
+			same = same && all[i].Hashes[k] == all[0].Hashes[k]
+		}
+		c.that(same, "all %d replays have the same hash of %s: %s", len(all), k, all[0].Hashes[k])
 	}
 	return nil
 }

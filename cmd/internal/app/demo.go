@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -317,7 +318,7 @@ func (d *demoRun) feeds(ctx context.Context) error {
 		if err := d.play(ctx, cfg, env); err != nil {
 			return err
 		}
-		if d.tool.config == "" {
+		if reflect.DeepEqual(cfg.Signals.Rules, config.Default().Signals.Rules) {
 			// The default rules watch the simulator's symbols.
 			for i := range cfg.Signals.Rules {
 				cfg.Signals.Rules[i].Venues, cfg.Signals.Rules[i].Symbols = nil, nil
