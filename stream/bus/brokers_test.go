@@ -58,15 +58,23 @@ func (r run) Run() int {
 		apache.proxy.stop()
 	}
 	if apache.broker != nil {
-		kept, err := apache.broker.Stop(code != 0)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		if kept != "" {
-			fmt.Fprintf(os.Stderr, "the log of Apache Kafka is in %s\n", kept)
-		}
+		r.end(apache.broker.Stop, code)
+	}
+	if threeBrokers.cluster != nil {
+		r.end(threeBrokers.cluster.Stop, code)
 	}
 	return code
+}
+
+// end stops brokers and keeps their logs when a test failed.
+func (run) end(stop func(keep bool) (string, error), code int) {
+	kept, err := stop(code != 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	if kept != "" {
+		fmt.Fprintf(os.Stderr, "the log of Apache Kafka is in %s\n", kept)
+	}
 }
 
 // needApache skips the test where Apache Kafka cannot run; in CI, run has failed
@@ -78,6 +86,15 @@ func needApache(t testing.TB, err error) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// apacheOnly skips the test where the tests do not run on Apache Kafka. In CI
+// they do so in a step of their own, with CI=true, in which nothing is skipped.
+func apacheOnly(t testing.TB, why string) {
+	t.Helper()
+	if !onApache() {
+		t.Skipf("%s: %s=apache runs this", why, kafkaVar)
 	}
 }
 

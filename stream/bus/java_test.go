@@ -32,9 +32,7 @@ var update = flag.Bool("update", false, "write testdata/murmur2.txt from what th
 // Kafka and returns what it prints.
 func java(t testing.TB, stdin []byte, program string, args ...string) string {
 	t.Helper()
-	if !onApache() {
-		t.Skipf("the Java client comes with Apache Kafka: %s=apache runs this", kafkaVar)
-	}
+	apacheOnly(t, "the Java client comes with Apache Kafka")
 	lib, err := kafkatest.Fetch(t.Context())
 	needApache(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -173,9 +171,7 @@ func interopRecords() (records [][2][]byte) {
 // The Java consumer, which checks the CRC, reads what our encoder wrote, plain
 // and compressed: the same keys, values and offsets.
 func TestJavaClientReadsOurRecords(t *testing.T) {
-	if !onApache() {
-		t.Skipf("the Java client comes with Apache Kafka: %s=apache runs this", kafkaVar)
-	}
+	apacheOnly(t, "the Java client comes with Apache Kafka")
 	b := startBroker(t)
 	records := interopRecords()
 	for _, compression := range compressions {
@@ -220,9 +216,7 @@ func TestJavaClientReadsOurRecords(t *testing.T) {
 // The other way: what the Java producer wrote, with headers and its own
 // partitioner, is read by our reader, where our partitioner looks for it.
 func TestWeReadTheJavaClientsRecords(t *testing.T) {
-	if !onApache() {
-		t.Skipf("the Java client comes with Apache Kafka: %s=apache runs this", kafkaVar)
-	}
+	apacheOnly(t, "the Java client comes with Apache Kafka")
 	b := startBroker(t)
 	records := interopRecords()
 	var in bytes.Buffer

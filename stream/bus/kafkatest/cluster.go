@@ -103,12 +103,18 @@ func startCluster(ctx context.Context, lib string, cfg ClusterConfig) (c *Cluste
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range c.brokers {
-		if err := b.spawn(ctx); err != nil {
-			return nil, err
+	return c, c.Restart(ctx)
+}
+
+// Restart starts all brokers that do not run, at once, and returns when they
+// listen.
+func (c *Cluster) Restart(ctx context.Context) error {
+	return c.each(func(b *Broker) error {
+		if b.Running() {
+			return nil
 		}
-	}
-	return c, c.each(func(b *Broker) error { return b.await(ctx) })
+		return b.Restart(ctx)
+	})
 }
 
 // each does f for all brokers at once.

@@ -1,0 +1,220 @@
+package bus
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/autohedge/autohedge/stream/bus/kafkatest"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// The tests of this file run on three brokers of Apache Kafka.
+
+func TestClusterTopicsAreReplicated(t *testing.T) {
+	c := startCluster(t)
+	connect(t, c.clientConfig())
+	for _, spec := range event.Topics {
+		for _, p := range c.partitions(t, spec.Name) {
+			if len(p.Replicas) != 3 {
+				t.Errorf("%s/%d has %d replicas, want 3", spec.Name, p.Partition, len(p.Replicas))
+			}
+		}
+		if got := c.config(t, spec.Name, "min.insync.replicas"); got != "2" {
+			t.Errorf("%s: min.insync.replicas is %q, want 2", spec.Name, got)
+		}
+	}
+}
+
+// A broker that is down when the topics are made is waited for: without it they
+// would have two replicas for good.
+func TestClusterTopicsWaitForABrokerThatIsDown(t *testing.T) {
+	c := startCluster(t)
+	c.Broker(2).Kill()
+	eventually(t, "two brokers are up", 60*time.Second, func() bool { return c.up(t) == 2 })
+	log := &notes{}
+	env := component.Discard()
+	env.Log = slog.New(slog.NewTextHandler(log, nil))
+	client, err := Connect(t.Context(), c.clientConfig(), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	done := make(chan error, 1)
+	go func() { done <- client.EnsureTopics(t.Context()) }()
+	eventually(t, "the missing broker is told", 30*time.Second, func() bool { return log.contains("3 replicas and fewer brokers are up") })
+	c.restart(t, 2)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c.whole(t)
+	for _, p := range c.partitions(t, event.TopicMarket) {
+		if len(p.Replicas) != 3 {
+			t.Errorf("md/%d has %d replicas, want 3", p.Partition, len(p.Replicas))
+		}
+	}
+}
+
+func TestClusterFollowerKilledUnderLoad(t *testing.T) {
+	c := startCluster(t)
+	connect(t, c.clientConfig())
+	// Only partitions that the victim does not lead.
+	victim := c.leader(t, event.TopicMarket, 0)
+	var followed []int32
+	for _, p := range c.partitions(t, event.TopicMarket) {
+		if int(p.Leader) != victim {
+			followed = append(followed, p.Partition)
+		}
+	}
+	l := startLoad(t, c, loadOptions{only: followed})
+	for round := range 2 {
+		l.calm()
+		c.Broker(victim).Kill()
+		l.flows()
+		t.Logf("round %d: follower %d killed, %d partitions written, none acknowledged for %s", round, victim, len(followed), l.outage())
+		c.restart(t, victim)
+		c.whole(t)
+	}
+	l.verify()
+}
+
+func TestClusterLeadersKilledUnderLoad(t *testing.T) {
+	c := startCluster(t)
+	l := startLoad(t, c, loadOptions{})
+	for part := range int32(4) {
+		l.calm()
+		victim := c.leader(t, event.TopicMarket, part)
+		c.Broker(victim).Kill()
+		l.flows()
+		if now := c.leader(t, event.TopicMarket, part); now == victim || now == 0 {
+			t.Errorf("md/%d: the leader is %d after %d was killed", part, now, victim)
+		}
+		t.Logf("leader %d of md/%d killed, none acknowledged for %s", victim, part, l.outage())
+		c.restart(t, victim)
+		c.whole(t)
+	}
+	l.verify()
+}
+
+// A leader that stands still answers nothing and keeps its connections; when it
+// wakes it is no leader any more.
+func TestClusterLeaderPausedUnderLoad(t *testing.T) {
+	c := startCluster(t)
+	l := startLoad(t, c, loadOptions{})
+	for part := range int32(2) {
+		l.calm()
+		victim := c.leader(t, event.TopicMarket, part)
+		if err := c.Broker(victim).Pause(); err != nil {
+			t.Fatal(err)
+		}
+		l.flows()
+		outage := l.outage()
+		if err := c.Broker(victim).Resume(); err != nil {
+			t.Fatal(err)
+		}
+		c.whole(t)
+		l.flows()
+		t.Logf("leader %d of md/%d stopped and woken, none acknowledged for %s", victim, part, outage)
+	}
+	l.verify()
+}
+
+func TestClusterGroupCoordinatorKilled(t *testing.T) {
+	c := startCluster(t)
+	l := startLoad(t, c, loadOptions{})
+	for range 2 {
+		victim := c.coordinator(t, l.client.Group("test"))
+		c.Broker(victim).Kill()
+		l.flows()
+		eventually(t, "the group has moved", 30*time.Second, func() bool { return c.coordinator(t, l.client.Group("test")) != victim })
+		l.committed()
+		c.restart(t, victim)
+		c.whole(t)
+	}
+	l.verify()
+}
+
+// committed waits until the group's commits have gone beyond what is handled now.
+func (l *clusterLoad) committed() {
+	l.t.Helper()
+	l.mu.Lock()
+	want := make(map[int32]int64)
+	for part, v := range l.handled {
+		want[part] = int64(len(v))
+	}
+	l.mu.Unlock()
+	eventually(l.t, "commits arrive", 60*time.Second, func() bool {
+		lags, err := l.client.Lag(l.t.Context(), "test")
+		if err != nil {
+			return false
+		}
+		for _, lag := range lags {
+			if lag.Committed < want[lag.Partition] {
+				return false
+			}
+		}
+		return len(lags) > 0
+	})
+}
+
+// With one replica of three, nothing is acknowledged; what waits is acknowledged
+// once when another replica is back.
+func TestClusterTwoBrokersDown(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		oneController bool
+		answer        string
+	}{
+		// The controller goes on and takes the dead out of the replicas in sync.
+		{"with a controller", true, "Not Enough Replicas"},
+		// Nobody may: the leader appends and waits in vain for the others.
+		{"without a controller", false, "Request Timed Out"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			needCluster(t)
+			var c *cluster
+			if tt.oneController {
+				c = startOwnCluster(t, kafkatest.ClusterConfig{OneController: true})
+			} else {
+				c = startCluster(t)
+			}
+			l := startLoad(t, c, loadOptions{})
+			c.Broker(2).Kill()
+			l.flows()
+			c.Broker(3).Kill()
+			began := time.Now()
+			eventually(t, "the producer is told "+tt.answer, 90*time.Second, func() bool { return l.notes.contains(tt.answer) })
+			eventually(t, "Append blocks", 30*time.Second, func() bool { return l.p.Queued() > loadQueue-2000 })
+			before := l.count(0) + l.count(1) + l.count(2) + l.count(3)
+			// Not acknowledged for as long as two are down: the queue stays full.
+			retries := total(t, l.client.metrics.produceRetries)
+			eventually(t, "further tries are refused", 90*time.Second, func() bool { return total(t, l.client.metrics.produceRetries) >= retries+4 })
+			if now := l.count(0) + l.count(1) + l.count(2) + l.count(3); now != before {
+				t.Errorf("%d records were acknowledged with one broker of three", now-before)
+			}
+			down := time.Since(began)
+			c.restart(t, 3)
+			l.flows()
+			t.Logf("two of three down for %s: %q, nothing acknowledged, %d records waited; back %s after one returned", down.Round(time.Millisecond), tt.answer, loadQueue/100, (time.Since(began) - down).Round(time.Millisecond))
+			c.restart(t, 2)
+			c.whole(t)
+			l.verify()
+		})
+	}
+}
+
+// All three are killed at once, as when the power of a rack fails (what the
+// kernel holds survives here, so it is the protocol that is tried).
+func TestClusterAllBrokersKilled(t *testing.T) {
+	c := startCluster(t)
+	l := startLoad(t, c, loadOptions{})
+	l.calm()
+	for _, b := range c.Brokers() {
+		b.Kill()
+	}
+	c.mend(t)
+	l.flows()
+	t.Logf("all killed and started again, none acknowledged for %s", l.outage())
+	l.verify()
+}
