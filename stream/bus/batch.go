@@ -30,6 +30,18 @@ type batch struct {
 	queued int   // bytes it counts for in the queue
 	done   []func(int64, error)
 	sent   bool // at least one attempt was made
+
+	life    uint32 // how often it was reset
+	waiting bool   // in the lane's queue: records may be taken out
+	last    uint64 // position in the lane of its last record; 0 where a batch was split
+	// Replaced records (conflate.go).
+	dead      []uint64 // bits by number
+	deadCount int32
+	deadBytes int
+	// stored says that the records are in the spill; end is where they end there,
+	// zero where a batch was split.
+	stored bool
+	end    spillPos
 }
 
 func (b *batch) reset() {
@@ -38,6 +50,9 @@ func (b *batch) reset() {
 	}
 	b.buf = b.buf[:sizePrefix+batchHeadSize]
 	b.count, b.queued, b.sent = 0, 0, false
+	b.life++
+	b.waiting, b.last, b.stored, b.end = false, 0, false, spillPos{}
+	b.dead, b.deadCount, b.deadBytes = b.dead[:0], 0, 0
 	clear(b.done)
 	b.done = b.done[:0]
 }
@@ -45,22 +60,26 @@ func (b *batch) reset() {
 // recordSize is how much a record adds to a batch at most.
 func recordSize(key, value []byte) int { return len(key) + len(value) + recordOverhead }
 
-// fits reports whether a record of that size has room.
-func (b *batch) fits(size int) bool { return b.count == 0 || len(b.buf)-sizePrefix+size <= maxBatch }
+// fits reports whether a record of that size has room within so many bytes.
+func (b *batch) fits(size, most int) bool { return b.count == 0 || len(b.buf)-sizePrefix+size <= most }
 
 // add appends one record. A nil key or value stays nil (a nil value is a
 // tombstone in a compacted topic).
 func (b *batch) add(key, value []byte, done func(int64, error)) {
-	n := 1 + 1 + zigzagLen(int64(b.count)) + sizedLen(key) + sizedLen(value) + 1
-	buf := appendZigzag(b.buf, int64(n))
-	buf = append(buf, 0, 0) // attributes; time delta: all records have the batch's
-	buf = appendZigzag(buf, int64(b.count))
-	buf = appendSized(buf, key)
-	buf = appendSized(buf, value)
-	buf = append(buf, 0) // no headers
-	b.buf = buf
+	b.buf = appendRecord(b.buf, b.count, key, value)
 	b.done = append(b.done, done)
 	b.count++
+}
+
+// appendRecord appends the i-th record of a batch.
+func appendRecord(buf []byte, i int32, key, value []byte) []byte {
+	n := 1 + 1 + zigzagLen(int64(i)) + sizedLen(key) + sizedLen(value) + 1
+	buf = appendZigzag(buf, int64(n))
+	buf = append(buf, 0, 0) // attributes; time delta: all records have the batch's
+	buf = appendZigzag(buf, int64(i))
+	buf = appendSized(buf, key)
+	buf = appendSized(buf, value)
+	return append(buf, 0) // no headers
 }
 
 // seal fills in the head and returns the bytes to send, size prefix included.
@@ -129,6 +148,9 @@ func (b *batch) split(into *batch) {
 	moved := int64(b.queued) * int64(len(b.buf)-at) / int64(len(b.buf)-sizePrefix-batchHeadSize)
 	into.queued = int(moved)
 	b.queued -= into.queued
+	// Only the second half tells how far the lane and the spill have come.
+	into.last, into.stored, into.end = b.last, b.stored, b.end
+	b.last, b.end = 0, spillPos{}
 	b.buf = b.buf[:at]
 	b.count = half
 	clear(b.done[half:])

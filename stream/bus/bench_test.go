@@ -67,7 +67,7 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportAllocs()
 	x.reset()
 	for b.Loop() {
-		if !x.fits(recordSize(key, value)) {
+		if !x.fits(recordSize(key, value), maxBatch) {
 			x.reset()
 		}
 		x.add(key, value, nil)

@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		os.Exit(0)
 	}
+	if spec := os.Getenv(spillChild); spec != "" {
+		fmt.Fprintln(os.Stderr, runSpiller(spec))
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(run{m})
 }
 

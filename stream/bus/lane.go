@@ -13,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 const (
@@ -32,21 +33,33 @@ type lane struct {
 	name      string // as the broker knows it
 	partition int32
 
-	records, bytes, batches, retries prometheus.Counter
-	ack                              prometheus.Observer
+	policy    Policy
+	policies  map[event.Type]Policy // other than policy
+	conflates bool                  // some records do
 
-	mu       sync.Mutex
-	cond     sync.Cond // work for the sender, and progress for flush
-	started  bool
-	stopped  bool
-	open     *batch
-	sealed   []*batch // full ones, oldest first
-	free     []*batch
-	appended uint64 // records
-	settled  uint64 // records acknowledged or failed
+	records, bytes, batches, retries        prometheus.Counter
+	throttled, conflated                    prometheus.Counter
+	spilledRecords, spilledBytes, unspilled prometheus.Counter
+	ack                                     prometheus.Observer
+
+	mu         sync.Mutex
+	cond       sync.Cond // work for the sender, and progress for flush
+	started    bool
+	stopped    bool
+	open       *batch
+	sealed     []*batch // full ones, oldest first
+	flying     *batch   // being sent
+	free       []*batch
+	appended   uint64 // position of the last record
+	settled    uint64 // position up to which records are acknowledged, failed or replaced
+	conflation conflation
+	spill      *spillLog // nil without a folder
+	spilling   bool      // records are in the files that the sender has not read
 
 	// Of the sending goroutine alone.
-	sequence int32
+	sequence  int32
+	notBefore time.Time // the broker asks not to be sent anything before
+	back      []byte    // of readBack
 }
 
 func newLane(p *Producer, topic string, partition int32) *lane {
@@ -55,27 +68,39 @@ func newLane(p *Producer, topic string, partition int32) *lane {
 		p: p, topic: topic, name: p.client.prefix() + topic, partition: partition,
 		records: m.producedRecords.WithLabelValues(name, topic), bytes: m.producedBytes.WithLabelValues(name, topic),
 		batches: m.producedBatches.WithLabelValues(name, topic), retries: m.produceRetries.WithLabelValues(name, topic),
-		ack: m.ackSeconds.WithLabelValues(name, topic),
+		throttled: m.throttleSeconds.WithLabelValues(name, topic), conflated: m.conflated.WithLabelValues(name, topic),
+		spilledRecords: m.spilledRecords.WithLabelValues(name, topic), spilledBytes: m.spilledBytes.WithLabelValues(name, topic),
+		unspilled: m.unspilled.WithLabelValues(name, topic),
+		ack:       m.ackSeconds.WithLabelValues(name, topic),
 	}
 	l.cond.L = &l.mu
 	return l
 }
 
-func (l *lane) append(key, value []byte, size int, done func(int64, error)) error {
+// append queues one record. charged says that its size is in the queue's count;
+// one that is not goes to the files.
+func (l *lane) append(key, value []byte, size int, charged bool, done func(int64, error)) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	err := l.put(key, value, size, charged, done)
+	replaced := l.takeReplaced()
+	l.mu.Unlock()
+	tellReplaced(replaced)
+	return err
+}
+
+// put is append with l.mu held.
+func (l *lane) put(key, value []byte, size int, charged bool, done func(int64, error)) error {
 	if l.stopped {
 		if err := l.p.Err(); err != nil {
 			return err
 		}
 		return ErrClosed
 	}
-	if !l.started {
-		l.started = true
-		l.p.lanes.Add(1)
-		go l.run()
+	l.start()
+	if l.spilling || !charged {
+		return l.putSpilled(key, value, size, charged, done)
 	}
-	if l.open != nil && !l.open.fits(size) {
+	if l.open != nil && !l.open.fits(size, l.p.batchMax) {
 		l.sealed = append(l.sealed, l.open)
 		l.open = nil
 	}
@@ -83,13 +108,27 @@ func (l *lane) append(key, value []byte, size int, done func(int64, error)) erro
 		l.open = l.take()
 		l.open.time = time.Now().UnixMilli()
 	}
-	l.open.add(key, value, done)
-	l.open.queued += size
+	b := l.open
+	b.add(key, value, done)
+	b.queued += size
 	l.appended++
-	if l.open.count == 1 {
+	b.last = l.appended
+	if b.count == 1 {
 		l.cond.Broadcast()
 	}
+	if l.conflation.on && l.policyOf(value) == Conflate {
+		l.replace(key, value, place{b: b, life: b.life, i: b.count - 1, size: int32(size)}, true)
+	}
 	return nil
+}
+
+// start starts the sender once. l.mu is held.
+func (l *lane) start() {
+	if !l.started {
+		l.started = true
+		l.p.lanes.Add(1)
+		go l.run()
+	}
 }
 
 // take returns an empty batch, one that was used before where there is one.
@@ -99,6 +138,7 @@ func (l *lane) take() *batch {
 		b, l.free = l.free[n-1], l.free[:n-1]
 	}
 	b.reset()
+	b.waiting = true
 	return b
 }
 
@@ -131,12 +171,14 @@ func (l *lane) run() {
 	defer l.p.lanes.Done()
 	for {
 		b, stopped := l.next()
-		if b == nil {
-			return
-		}
 		offset, err := int64(-1), ErrClosed
 		if perr := l.p.Err(); perr != nil {
 			err = perr
+		}
+		if b == nil {
+			l.mu.Lock()
+			l.keepSpilled(err)
+			return
 		}
 		if !stopped {
 			offset, err = l.send(b)
@@ -152,29 +194,59 @@ func (l *lane) run() {
 func (l *lane) next() (b *batch, stopped bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.sealed) == 0 && l.open == nil {
-		if l.stopped {
+	l.flying = nil
+	for {
+		switch {
+		case len(l.sealed) > 0:
+			b = l.sealed[0]
+			copy(l.sealed, l.sealed[1:])
+			l.sealed[len(l.sealed)-1] = nil
+			l.sealed = l.sealed[:len(l.sealed)-1]
+		case l.spilling && !l.stopped && l.p.ctx.Err() == nil:
+			if b = l.unspill(); b == nil {
+				continue
+			}
+		case l.open != nil && l.open.count > 0:
+			b, l.open = l.open, nil
+		case l.stopped:
 			return nil, true
+		default:
+			l.cond.Wait()
+			continue
 		}
-		l.cond.Wait()
-	}
-	if len(l.sealed) > 0 {
-		b = l.sealed[0]
-		copy(l.sealed, l.sealed[1:])
-		l.sealed[len(l.sealed)-1] = nil
-		l.sealed = l.sealed[:len(l.sealed)-1]
+		l.compact(b)
+		if l.conflation.on && !l.spilling && l.p.queued.Load() < l.p.limit/4 {
+			l.conflation.relax()
+		}
+		if b.count == 0 { // all replaced
+			l.settled = max(l.settled, b.last)
+			l.recycle(b)
+			l.cond.Broadcast()
+			continue
+		}
+		b.waiting = false
+		l.flying = b
 		return b, l.stopped
 	}
-	b, l.open = l.open, nil
-	return b, l.stopped
 }
 
 // settle tells the records of a batch what became of them.
 func (l *lane) settle(b *batch, offset int64, err error) {
+	l.mu.Lock()
+	l.flying = nil
+	stored := b.stored // by toFiles until now
+	over := l.p.ctx.Err() != nil || l.p.Err() != nil
+	if stored && (err == nil || !over) && b.end != (spillPos{}) {
+		l.spill.acked(b.end)
+	}
+	l.mu.Unlock()
 	if err == nil {
 		l.records.Add(float64(b.count))
 		l.batches.Inc()
 	} else {
+		if stored && over {
+			err = fmt.Errorf("%w: %w", ErrKept, err)
+		}
 		l.p.noteError(err)
 	}
 	for i, done := range b.done {
@@ -188,7 +260,7 @@ func (l *lane) settle(b *batch, offset int64, err error) {
 	}
 	l.p.release(int64(b.queued))
 	l.mu.Lock()
-	l.settled += uint64(b.count)
+	l.settled = max(l.settled, b.last)
 	if err == nil && len(l.free) < 2 { // an attempt that was given up may still read the bytes
 		b.reset()
 		l.free = append(l.free, b)
@@ -211,6 +283,10 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 	began := time.Now()
 	var unknownSince time.Time
 	for attempt := 0; ; attempt++ {
+		if wait := time.Until(l.notBefore); wait > 0 {
+			l.throttled.Add(wait.Seconds())
+			_ = sleep(l.p.ctx, wait) // the attempt fails when it was cut short
+		}
 		offset, err := l.attempt(data)
 		code, answered := errorCode(err)
 		if !answered && err != nil && !errors.As(err, new(*routeError)) {
@@ -280,6 +356,9 @@ func (l *lane) attempt(data []byte) (offset int64, err error) {
 		}
 		return -1, err
 	}
+	if res.Throttle > 0 {
+		l.notBefore = time.Now().Add(res.Throttle)
+	}
 	if res.Error != nil {
 		return -1, res.Error
 	}
@@ -311,6 +390,7 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 func (l *lane) requeueHalves(b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.flying = nil
 	second := l.take()
 	b.split(second)
 	l.sealed = append(l.sealed, nil, nil)

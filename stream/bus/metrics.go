@@ -16,6 +16,14 @@ type metrics struct {
 	ackSeconds      *prometheus.HistogramVec
 	queueBytes      *prometheus.GaugeVec
 	queueFull       *prometheus.CounterVec
+	throttleSeconds *prometheus.CounterVec
+	conflated       *prometheus.CounterVec
+	spillBytes      *prometheus.GaugeVec
+	spillErrors     *prometheus.CounterVec
+	spillDamage     *prometheus.CounterVec
+	spilledRecords  *prometheus.CounterVec
+	spilledBytes    *prometheus.CounterVec
+	unspilled       *prometheus.CounterVec
 	fetchedRecords  *prometheus.CounterVec
 	fetchedBytes    *prometheus.CounterVec
 	fetchRetries    *prometheus.CounterVec
@@ -44,7 +52,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "autohedge_bus_queue_bytes",
 			Help: "Bytes that wait to be acknowledged.",
 		}, []string{"producer"})),
-		queueFull:      counter("queue_full_total", "Appends that met a full queue.", "producer"),
+		queueFull:       counter("queue_full_total", "Appends that met a full queue.", "producer"),
+		throttleSeconds: counter("throttle_seconds_total", "Waited because a broker asked for it.", "producer", "topic"),
+		conflated:       counter("conflated_records_total", "Records that a newer one of their key and channel replaced before they were sent.", "producer", "topic"),
+		spillBytes: component.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "autohedge_bus_spill_bytes",
+			Help: "Bytes of the files that hold what memory does not.",
+		}, []string{"producer"})),
+		spillErrors:    counter("spill_errors_total", "Writes and removals of spill files that failed.", "producer"),
+		spillDamage:    counter("spill_damaged_records_total", "Spilled records that could not be read back, at least.", "producer", "topic"),
+		spilledRecords: counter("spilled_records_total", "Records moved or written to files because the queue was full.", "producer", "topic"),
+		spilledBytes:   counter("spilled_bytes_total", "Bytes of records written to files because the queue was full.", "producer", "topic"),
+		unspilled:      counter("unspilled_records_total", "Records read back from files to be sent.", "producer", "topic"),
 		fetchedRecords: counter("fetched_records_total", "Records read.", "topic"),
 		fetchedBytes:   counter("fetched_bytes_total", "Bytes of record batches read.", "topic"),
 		fetchRetries:   counter("fetch_retries_total", "Fetches repeated after an error.", "topic"),

@@ -17,7 +17,8 @@ import (
 )
 
 var (
-	// ErrQueueFull is returned by Append of a producer that does not block.
+	// ErrQueueFull is returned by Append where there is no room and its policy is
+	// not to wait; it is a *FullError, which says what is full.
 	ErrQueueFull = errors.New("producer queue is full")
 	// ErrClosed is returned by Append after Close, and handed to the records that
 	// were never sent when a producer is closed or has failed.
@@ -41,8 +42,15 @@ type ProducerConfig struct {
 	// QueueBytes bounds what waits to be acknowledged, over all partitions; 0 is
 	// the default of 64 MiB.
 	QueueBytes int
-	// Blocking makes Append wait for room instead of returning ErrQueueFull.
+	// Blocking makes Append wait for room instead of returning ErrQueueFull, where
+	// Policies do not say otherwise.
 	Blocking bool
+	// Policies say stream by stream what Append does with a full queue. The others
+	// block where Blocking says so, else spill where there is a folder, else they
+	// are refused.
+	Policies []StreamPolicy
+	// Spill names the files that take what memory does not hold.
+	Spill SpillConfig
 }
 
 // Producer appends records: acks from all replicas, idempotent, one request in
@@ -61,8 +69,13 @@ type Producer struct {
 	topics map[string][]*lane // by topic, then partition; not changed after NewProducer
 	all    []*lane
 
-	queued   atomic.Int64
+	queued   atomic.Int64 // never above limit, unless by a single record that is larger
 	limit    int64
+	pressure int64        // above it Append looks closer: half of limit where something conflates
+	batchMax int          // bytes of a batch
+	dead     atomic.Int64 // bytes in queued of replaced records
+	overflow Policy       // where nothing else is declared
+	spill    *spill       // nil without a folder
 	gauge    prometheus.Gauge
 	fullSeen prometheus.Counter
 
@@ -105,6 +118,9 @@ func (c *Client) newProducer(cfg ProducerConfig, env component.Env, id int64, ep
 		gauge:  c.metrics.queueBytes.WithLabelValues(cfg.Name), fullSeen: c.metrics.queueFull.WithLabelValues(cfg.Name),
 	}
 	p.room.L = &p.mu
+	p.pressure = p.limit
+	// Small against the bound, so that what is in flight leaves room.
+	p.batchMax = int(min(maxBatch, max(p.limit/16, 1)))
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for topic, n := range topics {
 		lanes := make([]*lane, n)
@@ -113,6 +129,21 @@ func (c *Client) newProducer(cfg ProducerConfig, env component.Env, id int64, ep
 		}
 		p.topics[topic] = lanes
 		p.all = append(p.all, lanes...)
+	}
+	err := p.setPolicies()
+	if err == nil && cfg.Spill.Dir != "" {
+		err = p.openSpill(c.cfg.Session)
+	}
+	if err != nil {
+		p.cancel()
+		return nil, fmt.Errorf("making producer %s: %w", cfg.Name, err)
+	}
+	for _, l := range p.all { // what an earlier producer left goes first
+		l.mu.Lock()
+		if l.spilling {
+			l.start()
+		}
+		l.mu.Unlock()
 	}
 	return p, nil
 }
@@ -165,17 +196,96 @@ func (p *Producer) Append(topic string, partition int32, key, value []byte, done
 	if size > maxBatch-batchHeadSize {
 		return ErrTooLarge
 	}
-	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
-		if err := p.waitForRoom(context.Background(), int64(size), p.cfg.Blocking); err != nil {
-			p.queued.Add(-int64(size))
-			return err
-		}
+	if !p.admit(int64(size), p.pressure) {
+		return p.appendPressed(l, key, value, size, done)
 	}
-	if err := l.append(key, value, size, done); err != nil {
+	if err := l.append(key, value, size, true, done); err != nil {
 		p.release(int64(size))
 		return err
 	}
 	return nil
+}
+
+// admit takes a record's bytes into the queue if that stays within the bound; a
+// record that is larger than the bound is taken alone.
+func (p *Producer) admit(size, bound int64) bool {
+	for {
+		queued := p.queued.Load()
+		if queued+size > bound && queued > 0 {
+			return false
+		}
+		if p.queued.CompareAndSwap(queued, queued+size) {
+			return true
+		}
+	}
+}
+
+// appendPressed is Append where the queue is full or filling.
+func (p *Producer) appendPressed(l *lane, key, value []byte, size int, done func(int64, error)) error {
+	l.mu.Lock()
+	l.press()
+	spilling, replaced := l.spilling, l.takeReplaced()
+	l.mu.Unlock()
+	tellReplaced(replaced)
+	policy := l.policyOf(value)
+	if policy == Conflate {
+		if policy = p.overflow; p.spill != nil {
+			policy = Spill
+		}
+	}
+	charged := p.admit(int64(size), p.limit) || p.squeeze() && p.admit(int64(size), p.limit)
+	switch {
+	case charged:
+	case spilling:
+		if p.queued.Load()+doneRunSize > p.limit {
+			_ = p.spillAll() // of other lanes; where one cannot, its own append says so
+		}
+	default:
+		var err error
+		if charged, err = p.makeRoom(policy, int64(size)); err != nil {
+			return err
+		}
+	}
+	err := l.append(key, value, size, charged, done)
+	if err != nil && charged {
+		p.release(int64(size))
+	}
+	return err
+}
+
+// makeRoom does what the policy says for a full queue. Without an error, charged
+// says whether the record's bytes are in the queue; if not, it goes to the files.
+func (p *Producer) makeRoom(policy Policy, size int64) (charged bool, err error) {
+	switch policy {
+	case Block:
+		p.fullSeen.Inc()
+		err := p.waitForRoom(context.Background(), size)
+		return err == nil, err
+	case Spill:
+		p.fullSeen.Inc()
+		ctx, cancel := context.WithTimeout(p.ctx, p.spill.cfg.After)
+		defer cancel()
+		if err := p.waitForRoom(ctx, size); err == nil || ctx.Err() == nil {
+			return err == nil, err
+		}
+		// Where a lane could not, its own append says so.
+		_ = p.spillAll()
+		return p.admit(size, p.limit), nil
+	}
+	p.fullSeen.Inc()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.err != nil:
+		return false, p.err
+	case p.closed:
+		return false, ErrClosed
+	}
+	return false, p.fullMemory()
+}
+
+func (p *Producer) fullMemory() error {
+	return &FullError{What: "memory", Bytes: p.queued.Load(), Limit: p.limit}
 }
 
 func (p *Producer) lane(topic string, partition int32) (*lane, error) {
@@ -186,38 +296,30 @@ func (p *Producer) lane(topic string, partition int32) (*lane, error) {
 	return lanes[partition], nil
 }
 
-// waitForRoom waits, or says that it would have to, until the queue is within
-// its bound; the caller has already added its own bytes.
-func (p *Producer) waitForRoom(ctx context.Context, size int64, wait bool) error {
+// waitForRoom takes a record's bytes into the queue once there is room.
+func (p *Producer) waitForRoom(ctx context.Context, size int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fullSeen.Inc()
 	stop := context.AfterFunc(ctx, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.room.Broadcast()
 	})
 	defer stop()
+	p.waiting++
+	defer func() { p.waiting-- }()
 	for {
 		switch {
 		case p.err != nil:
 			return p.err
 		case p.closed:
 			return ErrClosed
-		case p.queued.Load() <= max(p.limit, size):
+		case p.admit(size, p.limit):
 			return nil
-		case !wait:
-			return ErrQueueFull
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		// What waits itself counts in queued, so two that wait could block one
-		// another: their own bytes are taken out while they wait.
-		p.waiting++
-		p.queued.Add(-size)
 		p.room.Wait()
-		p.queued.Add(size)
-		p.waiting--
 	}
 }
 
@@ -278,13 +380,13 @@ func (p *Producer) appendWaiting(ctx context.Context, at TopicPartition, key, va
 	if size > maxBatch-batchHeadSize {
 		return ErrTooLarge
 	}
-	if p.queued.Add(int64(size)) > p.limit && p.queued.Load() > int64(size) {
-		if err := p.waitForRoom(ctx, int64(size), true); err != nil {
-			p.queued.Add(-int64(size))
+	if !p.admit(int64(size), p.limit) {
+		p.fullSeen.Inc()
+		if err := p.waitForRoom(ctx, int64(size)); err != nil {
 			return err
 		}
 	}
-	if err := l.append(key, value, size, done); err != nil {
+	if err := l.append(key, value, size, true, done); err != nil {
 		p.release(int64(size))
 		return err
 	}
@@ -317,7 +419,7 @@ func (p *Producer) Err() error {
 	return p.err
 }
 
-// Queued returns the bytes that wait to be acknowledged.
+// Queued returns the bytes of memory that wait to be acknowledged.
 func (p *Producer) Queued() int64 { return p.queued.Load() }
 
 // fail stops the producer for good.
@@ -351,7 +453,8 @@ func (p *Producer) noteError(err error) {
 }
 
 // Close flushes within ctx and releases the producer. What could not be
-// acknowledged in time gets ErrUnknownOutcome or ErrClosed.
+// acknowledged in time gets ErrUnknownOutcome or ErrClosed; with a spill it is
+// kept there for the next producer of the name, and gets ErrKept.
 func (p *Producer) Close(ctx context.Context) error {
 	p.mu.Lock()
 	if p.closed {
@@ -363,11 +466,20 @@ func (p *Producer) Close(ctx context.Context) error {
 	p.room.Broadcast()
 	p.mu.Unlock()
 	err := p.Flush(ctx)
+	if err != nil && p.spill != nil && p.Err() == nil {
+		if serr := p.spillAll(); serr != nil {
+			p.env.Log.Error("keeping for the next start what is not acknowledged", "err", serr)
+		}
+	}
 	p.cancel()
 	for _, l := range p.all {
 		l.stop()
 	}
+	p.mu.Lock()
+	p.room.Broadcast()
+	p.mu.Unlock()
 	p.lanes.Wait()
+	p.closeSpill()
 	return err
 }
 
