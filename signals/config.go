@@ -15,6 +15,30 @@ import (
 type Config struct {
 	Strategies []StrategyConfig `yaml:"strategies" doc:"who owns rules: each strategy trades for one account"`
 	Rules      []RuleConfig     `yaml:"rules" doc:"what to watch and when to fire; empty fires nothing"`
+	Snapshots  SnapshotConfig   `yaml:"snapshots" doc:"how often the state is saved: a start replays what came after"`
+}
+
+// SnapshotConfig says when a partition's state is saved. What it costs is the
+// state's size, written to state.signals each time; what it gives is a start that
+// replays no more than came since.
+type SnapshotConfig struct {
+	Every   time.Duration `yaml:"every" doc:"time between two snapshots of a partition; 0s saves only when the role stops in order"`
+	Records int           `yaml:"records" doc:"records of md that must have come since the last one"`
+}
+
+// Validate implements component.Validator.
+func (c *SnapshotConfig) Validate() component.Problems {
+	var p component.Problems
+	if c.Every < 0 || c.Every > 24*time.Hour {
+		p.Addf("every", "is %s: want 0s (only at the end) to 24h", c.Every)
+	}
+	if c.Records < 0 || c.Records > 1<<30 {
+		p.Addf("records", "is %d: want 0 to %d", c.Records, 1<<30)
+	}
+	if c.Every == 0 {
+		p.Warnf("every", "is 0s: a role that is killed replays all of md since it was last stopped in order, and md is not trimmed meanwhile")
+	}
+	return p
 }
 
 // StrategyConfig is the owner of rules.
@@ -77,6 +101,7 @@ func DefaultConfig() Config {
 	vwap := map[string]any{"window": "5s", "count": 2048}
 	spread := map[string]any{"smooth": 3}
 	c := Config{
+		Snapshots:  SnapshotConfig{Every: 30 * time.Second, Records: 1000},
 		Strategies: []StrategyConfig{{Name: "reversion", Account: "paper"}, {Name: "liquidity", Account: "paper"}},
 		Rules: []RuleConfig{
 			reversion("ema-dip", "ema", ema, CrossDown, -10, 5, event.Buy),
@@ -107,6 +132,7 @@ func DefaultConfig() Config {
 // Validate implements component.Validator. It does no I/O.
 func (c *Config) Validate() component.Problems {
 	var p component.Problems
+	p.Under("snapshots", c.Snapshots.Validate())
 	accounts := make(map[string]bool, len(c.Strategies))
 	var names []string
 	for i, s := range c.Strategies {

@@ -16,6 +16,7 @@ import (
 // oneRule is a valid configuration for tests to spoil.
 func oneRule() Config {
 	return Config{
+		Snapshots:  DefaultConfig().Snapshots,
 		Strategies: []StrategyConfig{{Name: "s", Account: "paper"}},
 		Rules: []RuleConfig{{Name: "r", Strategy: "s", Venues: []string{"binance"}, Symbols: []string{"BTC*"}, Indicator: "bollinger",
 			Params: map[string]any{"period": 30}, Source: SourceTrade, Threshold: -2.5, Direction: CrossDown, Side: event.Buy, Hysteresis: 1,
@@ -33,6 +34,9 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Strategies[0].Account = "" }, `strategies[0].account: is empty: want the name of an account`},
 		{func(c *Config) { c.Strategies = append(c.Strategies, c.Strategies[0]) }, `strategies[1].name: is "s": another strategy has that name`},
 		{func(c *Config) { c.Rules = append(c.Rules, c.Rules[0]) }, `rules[1].name: is "r": another rule has that name`},
+		{func(c *Config) { c.Snapshots.Every = -1 }, `snapshots.every: is -1ns: want 0s (only at the end) to 24h`},
+		{func(c *Config) { c.Snapshots.Every = 0 }, `snapshots.every: is 0s: a role that is killed replays all of md since it was last stopped in order, and md is not trimmed meanwhile`},
+		{func(c *Config) { c.Snapshots.Records = -1 }, `snapshots.records: is -1: want 0 to 1073741824`},
 		{func(c *Config) { c.Rules[0].Name = "" }, `rules[0].name: is empty: want a name`},
 		{func(c *Config) { c.Rules[0].Strategy = "x" }, `rules[0].strategy: is "x": want one of s`},
 		{func(c *Config) { c.Rules[0].Strategy, c.Strategies = "x", nil }, `rules[0].strategy: is "x": want one of the strategies, of which there are none`},

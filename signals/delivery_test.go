@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -196,11 +197,18 @@ func (c *cluster) all(topic string) []bus.Record {
 	return out
 }
 
+// signalRecords returns what the log of signals has beside the first records of
+// its owners.
+func (c *cluster) signalRecords() []bus.Record {
+	c.t.Helper()
+	return slices.DeleteFunc(c.all(event.TopicSignals), func(rec bus.Record) bool { return event.TypeOf(rec.Value) == event.TypeEpoch })
+}
+
 // published returns the signals in the log.
 func (c *cluster) published() []event.Signal {
 	c.t.Helper()
 	var out []event.Signal
-	for _, rec := range c.all(event.TopicSignals) {
+	for _, rec := range c.signalRecords() {
 		s, err := event.DecodeAs[*event.Signal](rec.Value)
 		if err != nil {
 			c.t.Fatal(err)
@@ -213,17 +221,29 @@ func (c *cluster) published() []event.Signal {
 	return out
 }
 
+// ruleStarts returns the rule starts in state.signals.
+func (c *cluster) ruleStarts() (out []event.RuleStart) {
+	c.t.Helper()
+	for _, rec := range c.all(event.TopicSignalState) {
+		if event.TypeOf(rec.Value) != event.TypeRuleStart {
+			continue
+		}
+		s, err := event.DecodeAs[*event.RuleStart](rec.Value)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		out = append(out, *s)
+	}
+	return out
+}
+
 // replay computes from md and state.signals, with fresh engines, which signals
 // there must be, and how many dead letters.
 func (c *cluster) replay(sets map[event.ID]*RuleSet) (signals []event.Signal, dead int) {
 	c.t.Helper()
 	starts := make(map[int32][]event.RuleStart)
-	for _, rec := range c.all(event.TopicSignalState) {
-		s, err := event.DecodeAs[*event.RuleStart](rec.Value)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		starts[rec.Partition] = append(starts[rec.Partition], *s)
+	for _, s := range c.ruleStarts() {
+		starts[s.Partition] = append(starts[s.Partition], s)
 	}
 	engines := make(map[int32]*Engine)
 	for _, rec := range c.all(event.TopicMarket) {
@@ -357,7 +377,7 @@ func TestEachSignalOnce(t *testing.T) {
 	c.caughtUp()
 	last.drain()
 	c.compare(cfg)
-	if starts := c.all(event.TopicSignalState); len(starts) != testPartitions {
+	if starts := c.ruleStarts(); len(starts) != testPartitions {
 		t.Errorf("%d rule starts, want one a partition", len(starts))
 	}
 	if rules := c.all(event.TopicControl); len(rules) != 1 {
@@ -403,7 +423,7 @@ func TestRuleSetChange(t *testing.T) {
 	role.ready()
 	role.drain()
 	c.compare(one, two)
-	if starts := len(c.all(event.TopicSignalState)); starts != 4*testPartitions {
+	if starts := len(c.ruleStarts()); starts != 4*testPartitions {
 		t.Errorf("%d rule starts, want %d", starts, 4*testPartitions)
 	}
 	for i := range len(after) - 1 {

@@ -300,6 +300,22 @@ func (e *Engine) onCoverage(inst *instrument, c *event.Coverage) {
 		return
 	}
 	trades, quotes := carries(c.Channel)
+	e.reset(inst, trades, quotes)
+}
+
+// lose is what a hole in every channel of every instrument does: records of the
+// partition are gone.
+func (e *Engine) lose() {
+	for _, inst := range e.order {
+		if inst.saved != e.saves {
+			e.saveInstrument(inst)
+		}
+		e.reset(inst, true, true)
+	}
+}
+
+// reset makes the indicators that these channels feed begin anew.
+func (e *Engine) reset(inst *instrument, trades, quotes bool) {
 	if quotes {
 		inst.hasQuote = false
 	}

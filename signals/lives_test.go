@@ -62,6 +62,9 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 	if err != nil || s.From != stood || s.To != begins {
 		t.Fatalf("skipped %+v, %v", s, err)
 	}
+	if err := c.client.EnsureTopics(ctx); err != nil { // as the next process does
+		t.Fatal(err)
+	}
 	before := len(c.published())
 	r = c.start(anywhere(""), "")
 	r.ready()
@@ -107,7 +110,7 @@ func TestReadsANewLife(t *testing.T) {
 				r.ready()
 				r.drain()
 			}
-			again := len(c.all(event.TopicSignals)) - before
+			again := len(c.signalRecords()) - before
 			if want := map[bool]int{false: 0, true: before}[discard]; again != want {
 				t.Errorf("%d signals were published again, want %d", again, want)
 			}
@@ -116,7 +119,7 @@ func TestReadsANewLife(t *testing.T) {
 			r.ready()
 			r.drain()
 			fresh := 0
-			for _, rec := range c.all(event.TopicSignals) {
+			for _, rec := range c.signalRecords() {
 				s, err := event.DecodeAs[*event.Signal](rec.Value)
 				if err != nil {
 					t.Fatal(err)

@@ -15,6 +15,9 @@ type metrics struct {
 	publish                                             prometheus.Histogram
 	restore                                             prometheus.Histogram
 	partitions                                          prometheus.Gauge
+	snapshots, snapshotFailures                         prometheus.Counter
+	snapshotBytes                                       *prometheus.GaugeVec
+	snapshot                                            prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -39,6 +42,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		restore: component.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_signals_restore_seconds", Help: "Time from the assignment of a partition to its state being restored.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10)})),
+		snapshots:        counter("snapshots_total", "Snapshots of a partition's state that were saved whole."),
+		snapshotFailures: counter("snapshot_failures_total", "Snapshots that could not be saved or restored; the log says why."),
+		snapshotBytes: component.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "autohedge_signals_snapshot_bytes", Help: "Size of the last snapshot of each partition of md."}, []string{"partition"})),
+		snapshot: component.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "autohedge_signals_snapshot_seconds", Help: "Time from the record at which a snapshot was begun to its being saved whole.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 3, 10)})),
 		partitions: component.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "autohedge_signals_owned_partitions", Help: "Partitions of md that this process owns."})),
 	}

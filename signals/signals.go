@@ -20,14 +20,15 @@ const closeTimeout = 5 * time.Second
 // Role reads md as a member of group autohedge.signals and runs an Engine for
 // every partition it owns.
 type Role struct {
-	client   *bus.Client
-	env      component.Env
-	set      *RuleSet
-	store    *ruleStore
-	metrics  *metrics
-	consumer *bus.Consumer
-	producer *bus.Producer // set by Run before any partition is owned
-	done     chan struct{}
+	client    *bus.Client
+	env       component.Env
+	set       *RuleSet
+	snapshots SnapshotConfig
+	store     *ruleStore
+	metrics   *metrics
+	consumer  *bus.Consumer
+	producer  *bus.Producer // for control and dead, which nobody owns; set by Run before any partition is owned
+	done      chan struct{}
 
 	mu   sync.Mutex
 	kept map[int32]*kept
@@ -43,7 +44,7 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 		return nil, err
 	}
 	return &Role{
-		client: client, env: env, set: set, store: newRuleStore(client), metrics: newMetrics(env.Metrics),
+		client: client, env: env, set: set, snapshots: cfg.Snapshots, store: newRuleStore(client), metrics: newMetrics(env.Metrics),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: Name, Topics: []string{event.TopicMarket}}, env),
 		done:     make(chan struct{}), kept: make(map[int32]*kept),
 	}, nil
@@ -108,21 +109,22 @@ func (r *Role) Drain(ctx context.Context) error {
 // it still holds if the log of rule sets says the same.
 type kept struct {
 	incarnation event.ID
-	engine      *Engine
-	applied     []event.RuleStart
-	position    int64
+	base
 }
 
-func (r *Role) take(partition int32) *kept {
+func (r *Role) look(partition int32) *kept {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := r.kept[partition]
-	delete(r.kept, partition)
-	return k
+	return r.kept[partition]
 }
 
+// keep replaces what is kept of the partition; nil when an owner took it over.
 func (r *Role) keep(partition int32, k *kept) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if k == nil {
+		delete(r.kept, partition)
+		return
+	}
 	r.kept[partition] = k
 }

@@ -215,8 +215,9 @@ func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *
 
 // LoadSnapshot returns the newest whole snapshot, the one with the highest epoch
 // and then the highest input offset; nil when there is none. One that is damaged,
-// half-written or partly overwritten is passed over for the next. A snapshot of
-// another incarnation of the input topic is an error that is component.Fatal.
+// half-written or partly overwritten is passed over for the next, and so is one of
+// a life of the input topic that somebody ended. One of another incarnation is a
+// LogError that is component.Fatal.
 func (c *Client) LoadSnapshot(ctx context.Context, k SnapshotKey) (*Snapshot, error) {
 	s, err := c.load(ctx, k)
 	if err != nil {
@@ -241,7 +242,21 @@ func (c *Client) load(ctx context.Context, k SnapshotKey) (*Snapshot, error) {
 	}
 	for _, m := range manifests {
 		if own := c.Incarnation(k.Input); m.InputTopic == k.Input && m.Incarnation != own {
-			return nil, component.Fatal(fmt.Errorf("it was saved at offset %d of %s, incarnation %s, but the topic is incarnation %s", m.Input, k.Input, m.Incarnation, own))
+			if c.Ended(m.Incarnation) {
+				continue
+			}
+			all, err := c.Offsets(ctx, k.Input)
+			if err != nil {
+				return nil, err
+			}
+			e := &LogError{
+				Fault: Recreated, What: "snapshot " + k.Name, Topic: k.Input, Partition: k.Partition, Stored: m.Input,
+				StoredIncarnation: m.Incarnation, Incarnation: own,
+			}
+			if int(k.Partition) < len(all) {
+				e.Start, e.End = all[k.Partition].Start, all[k.Partition].End
+			}
+			return nil, component.Fatal(e)
 		}
 		state, err := c.state(ctx, k, m)
 		if err != nil {
