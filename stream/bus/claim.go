@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"time"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -47,9 +48,9 @@ func (o *Owner) record() []byte {
 }
 
 // claim writes the owner's claim with a number above those of the claims known,
-// and again as long as another wrote as high a number meanwhile; known was read up
-// to end. It returns all claims.
-func (o *Owner) claim(ctx context.Context, known []claim, end int64) ([]claim, error) {
+// and again as long as another wrote as high a number meanwhile. It returns all
+// claims.
+func (o *Owner) claim(ctx context.Context, known []claim) ([]claim, error) {
 	for range maxClaims {
 		for _, x := range known {
 			o.number = max(o.number, x.Number)
@@ -58,17 +59,16 @@ func (o *Owner) claim(ctx context.Context, known []claim, end int64) ([]claim, e
 		if _, err := o.publish(ctx, metaPartition(), claimKey(o.key, o.instance), o.record()); err != nil {
 			return nil, fmt.Errorf("claiming it: %w", err)
 		}
-		since, next, err := o.client.readClaims(ctx, o.key, end)
+		since, next, err := o.client.readClaims(ctx, o.key, o.known)
 		if err != nil {
 			return nil, err
 		}
-		end, known = next, append(known, since...)
+		o.known, known = next, append(known, since...)
 		if len(since) == 0 {
-			return nil, fmt.Errorf("claiming it: %s ends at offset %d without the claim that was acknowledged", metaPartition(), end)
+			return nil, fmt.Errorf("claiming it: %s ends at offset %d without the claim that was acknowledged", metaPartition(), next)
 		}
 		if last := &since[len(since)-1]; last.Instance != o.instance {
-			return nil, component.Fatal(fmt.Errorf("%w: %s took it over with number %d at offset %d of %s while it was claimed with number %d",
-				ErrFenced, last.Who, last.Number, last.offset, metaPartition(), o.number))
+			return nil, component.Fatal(o.lostTo(last))
 		}
 		highest := true
 		for _, x := range since {
@@ -79,6 +79,32 @@ func (o *Owner) claim(ctx context.Context, known []claim, end int64) ([]claim, e
 		}
 	}
 	return nil, fmt.Errorf("claiming it: others claimed it meanwhile, %d times: start again", maxClaims)
+}
+
+func (o *Owner) lostTo(x *claim) error {
+	return fmt.Errorf("%w: another owner of %q took over: %s, with number %d at offset %d of %s; this one has number %d",
+		ErrFenced, o.key, x.Who, x.Number, x.offset, metaPartition(), o.number)
+}
+
+// ownerLapse is how long a partition may hear nothing from its owner before the
+// owner has to look whether it still is: a broker forgets a producer that it has
+// not heard for producer.id.expiration.ms, 24 h by default, and with it that the
+// producer's former epochs are shut out.
+const ownerLapse = 12 * time.Hour
+
+// confirm returns an error that is ErrFenced when another has claimed the key, and
+// other errors when that cannot be told.
+func (o *Owner) confirm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	since, _, err := o.client.readClaims(ctx, o.key, o.known)
+	if err != nil {
+		return err
+	}
+	if len(since) > 0 {
+		return o.lostTo(&since[len(since)-1])
+	}
+	return nil
 }
 
 // readClaims reads the claims on a key from an offset of meta to its end, which it

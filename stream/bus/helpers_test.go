@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, runSpiller(spec))
 		os.Exit(1)
 	}
+	if addr := os.Getenv(ownerVar); addr != "" {
+		os.Exit(runOwner(addr))
+	}
 	goleak.VerifyTestMain(run{m})
 }
 

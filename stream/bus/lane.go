@@ -59,6 +59,7 @@ type lane struct {
 	// Of the sending goroutine alone.
 	sequence  int32
 	notBefore time.Time // the broker asks not to be sent anything before
+	heard     time.Time // when the broker last acknowledged, or the lane was made
 	back      []byte    // of readBack
 }
 
@@ -71,7 +72,7 @@ func newLane(p *Producer, topic string, partition int32) *lane {
 		throttled: m.throttleSeconds.WithLabelValues(name, topic), conflated: m.conflated.WithLabelValues(name, topic),
 		spilledRecords: m.spilledRecords.WithLabelValues(name, topic), spilledBytes: m.spilledBytes.WithLabelValues(name, topic),
 		unspilled: m.unspilled.WithLabelValues(name, topic),
-		ack:       m.ackSeconds.WithLabelValues(name, topic),
+		ack:       m.ackSeconds.WithLabelValues(name, topic), heard: time.Now(),
 	}
 	l.cond.L = &l.mu
 	return l
@@ -287,7 +288,13 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			l.throttled.Add(wait.Seconds())
 			_ = sleep(l.p.ctx, wait) // the attempt fails when it was cut short
 		}
-		offset, err := l.attempt(data)
+		offset, err := int64(-1), l.confirm()
+		if errors.Is(err, ErrFenced) {
+			return -1, l.giveUp(b, kafka.ProducerFenced, err)
+		}
+		if err == nil {
+			offset, err = l.attempt(data)
+		}
 		code, answered := errorCode(err)
 		if !answered && err != nil && !errors.As(err, new(*routeError)) {
 			b.sent = true
@@ -298,7 +305,8 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			// not told.
 			l.sequence = nextSequence(l.sequence, b.count)
 			l.bytes.Add(float64(len(data)))
-			l.ack.Observe(time.Since(began).Seconds())
+			l.heard = time.Now()
+			l.ack.Observe(l.heard.Sub(began).Seconds())
 			return offset, nil
 		case answered && verdict == tooLarge && b.count > 1:
 			l.requeueHalves(b)
@@ -333,6 +341,28 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			return -1, fmt.Errorf("%w: %w", ErrClosed, err)
 		}
 	}
+}
+
+// confirm makes an owner that the partition has not heard for long look whether it
+// still owns its key.
+func (l *lane) confirm() error {
+	o := l.p.owner
+	if o == nil {
+		return nil
+	}
+	now := time.Now()
+	// By either clock: one of them stands still while the machine sleeps.
+	if max(now.Sub(l.heard), now.Round(0).Sub(l.heard.Round(0))) < o.lapse {
+		return nil
+	}
+	err := o.confirm(l.p.ctx)
+	switch {
+	case err == nil:
+		l.heard = now // before the look
+	case !errors.Is(err, ErrFenced):
+		err = &routeError{fmt.Errorf("looking whether %q is still owned: %w", o.key, err)}
+	}
+	return err
 }
 
 // routeError is a request that was not sent: no leader was known for it.
@@ -370,7 +400,10 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 	where := fmt.Sprintf("appending to %s/%d", l.topic, l.partition)
 	switch code {
 	case kafka.InvalidProducerEpoch, kafka.ProducerFenced:
-		err = fmt.Errorf("%s: %w: another owner of %q took over: %w", where, ErrFenced, l.p.owns(), err)
+		if !errors.Is(err, ErrFenced) {
+			err = fmt.Errorf("%w: another owner of %q took over: %w", ErrFenced, l.p.owns(), err)
+		}
+		err = fmt.Errorf("%s: %w", where, err)
 	case kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId:
 		err = fmt.Errorf("%s: the broker lost track of sequence %d of producer %d epoch %d; start again, and read the log's end to see what landed: %w",
 			where, l.sequence, l.p.id, l.p.epoch, err)

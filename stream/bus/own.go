@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -43,6 +44,10 @@ type Owner struct {
 	number     uint64
 	instance   event.ID
 	partitions []TopicPartition
+	// known is the offset up to which meta was read: while no claim of another
+	// lies after it, nobody has taken the key over.
+	known int64
+	lapse time.Duration // ownerLapse, but in tests
 
 	savesMu sync.Mutex
 	saves   map[SnapshotKey]*saves
@@ -68,9 +73,15 @@ func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Ow
 	if len(cfg.Partitions) == 0 {
 		return nil, fmt.Errorf("owning %s: no partition is named", cfg.Key)
 	}
-	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions)}
-	if err := c.own(ctx, o, cfg, env); err != nil {
-		if o.Producer != nil {
+	o, claims, err := c.candidate(ctx, cfg, env)
+	if err == nil {
+		claims, err = o.claim(ctx, claims)
+	}
+	if err == nil {
+		err = o.shutOut(ctx, claims)
+	}
+	if err != nil {
+		if o != nil {
 			o.abandon()
 		}
 		return nil, fmt.Errorf("owning %s: %w", cfg.Key, err)
@@ -78,33 +89,33 @@ func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Ow
 	return o, nil
 }
 
-func (c *Client) own(ctx context.Context, o *Owner, cfg OwnConfig, env component.Env) error {
+// candidate is who may claim the key, and the claims that there are.
+func (c *Client) candidate(ctx context.Context, cfg OwnConfig, env component.Env) (*Owner, []claim, error) {
 	id, epoch, err := c.initProducer(ctx, "autohedge."+cfg.Key, env)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions), lapse: ownerLapse}
 	claims, end, err := c.readClaims(ctx, o.key, FromStart)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	o.known = end
 	if len(claims) == 0 {
 		// The first claim, or meta was lost: what stands in the partitions counts.
 		if claims, err = c.readEpochs(ctx, o.key, o.partitions); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	if id, epoch, err = c.raise(ctx, id, epoch, claims, env); err != nil {
-		return err
+		return nil, nil, err
 	}
 	p, err := c.newProducer(ProducerConfig{Name: cfg.Name, QueueBytes: cfg.QueueBytes, Blocking: cfg.Blocking}, env, id, epoch)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	o.Producer, p.owner = p, o
-	if claims, err = o.claim(ctx, claims, end); err != nil {
-		return err
-	}
-	return o.shutOut(ctx, claims)
+	return o, claims, nil
 }
 
 // shutOut makes former owners unable to append: those with this owner's producer
