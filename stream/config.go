@@ -16,7 +16,10 @@ import (
 // Config is the stream role's configuration.
 type Config struct {
 	Feeds      []FeedConfig `yaml:"feeds" doc:"what to listen to"`
-	QueueBytes int          `yaml:"queue_bytes" doc:"bytes that may wait for Kafka's acknowledgement; a full queue closes the socket and states the gap"`
+	QueueBytes int          `yaml:"queue_bytes" doc:"bytes that may wait for Kafka's acknowledgement; beyond half of it quotes are replaced by newer ones, beyond all of it records are spilled"`
+	SpillBytes int64        `yaml:"spill_bytes" doc:"bytes of files under spill/ in the data folder that take what the queue does not hold; when they are full too, the socket is closed and the gap stated; 0 spills nothing"`
+	// SpillDir is where the files lie; without it nothing is spilled.
+	SpillDir string `yaml:"-"`
 }
 
 // FeedConfig is one feed: a venue, its symbols and channels.
@@ -81,7 +84,7 @@ func LiveFeeds() []FeedConfig {
 
 // DefaultConfig listens to the public feeds.
 func DefaultConfig() Config {
-	return Config{Feeds: LiveFeeds(), QueueBytes: 64 << 20}
+	return Config{Feeds: LiveFeeds(), QueueBytes: 64 << 20, SpillBytes: 1 << 30}
 }
 
 var feedName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
@@ -146,6 +149,9 @@ func (c *Config) Validate() component.Problems {
 	var p component.Problems
 	if c.QueueBytes < 1<<20 {
 		p.Addf("queue_bytes", "is %d: want at least 1048576", c.QueueBytes)
+	}
+	if c.SpillBytes != 0 && c.SpillBytes < 16<<20 {
+		p.Addf("spill_bytes", "is %d: want at least 16777216, or 0 to spill nothing", c.SpillBytes)
 	}
 	if len(c.Feeds) == 0 {
 		p.Addf("feeds", "is empty: want at least one feed")

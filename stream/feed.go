@@ -17,8 +17,10 @@ type producer interface {
 	// Append queues a record, copying it; bus.ErrQueueFull when there is no room
 	// and the producer does not block.
 	Append(topic string, partition int32, key, value []byte, done func(offset int64, err error)) error
-	// Queued is the bytes that wait to be acknowledged.
+	// Queued is the bytes of memory that wait to be acknowledged, Spilled those of
+	// files.
 	Queued() int64
+	Spilled() int64
 }
 
 var _ producer = (*bus.Producer)(nil)
@@ -28,7 +30,8 @@ type host struct {
 	env       component.Env
 	out       producer
 	partition func(key []byte) int32 // of topic md
-	queue     int                    // the producer's bound in bytes
+	queue     int                    // the producer's bound in bytes of memory,
+	spill     int64                  // and of files
 	insts     *instruments
 	session   *component.SessionClock
 	// failed stops the role.
@@ -50,6 +53,7 @@ const (
 	whyNotRunning = "not running"
 	whyRestarted  = "the venue's ids began anew"
 	whyHistory    = "trades before the subscription"
+	whyDamaged    = "spilled records were damaged"
 )
 
 // maxSymbols bounds what a feed that may send any symbol can make us keep.
@@ -138,7 +142,10 @@ func newFeed(h *host, cfg FeedConfig) (*feed, error) {
 		f.cfg.Idle = f.info.Idle
 	}
 	f.acked = func(_ int64, err error) {
-		if err != nil {
+		switch {
+		case err == nil, errors.Is(err, bus.ErrConflated):
+		case errors.Is(err, bus.ErrKept): // the next start appends it
+		default:
 			h.failed(component.Fatal(fmt.Errorf("publishing market data: %w; start again, the hole will be stated", err)))
 		}
 	}
@@ -525,6 +532,36 @@ func (f *feed) hand(from, to *conn) {
 			if err := f.state(to, s, ch, &received, now); err != nil {
 				to.end(whyQueueFull)
 				return
+			}
+		}
+	}
+}
+
+// stateDamage states what is missing from the records that an earlier run
+// spilled: of which instrument of the partition is not known. What the end of a
+// file lost is what the first record after a start states.
+func (f *feed) stateDamage(damage []bus.SpillDamage) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var c *conn
+	for i := range damage {
+		d := &damage[i]
+		if d.Topic != event.TopicMarket || d.Records == 0 || d.Until == 0 {
+			continue
+		}
+		if c == nil {
+			c = &conn{feed: f, number: f.numbers.next()}
+		}
+		for _, s := range f.symbols {
+			for i := range s.channels {
+				ch := &s.channels[i]
+				if s.partition != d.Partition || ch.lastRecv == 0 {
+					continue
+				}
+				cov := event.Coverage{Kind: event.CoverageKindUnknown, FromTime: d.Since * 1e6, ToTime: d.Until * 1e6, Reason: whyDamaged}
+				if err := f.state(c, s, ch, &cov, f.now()); err != nil {
+					f.log.Error("stating that spilled records are damaged", "key", string(s.key), "err", err)
+				}
 			}
 		}
 	}

@@ -45,7 +45,8 @@ func (q *queue) Append(topic string, _ int32, _, value []byte, _ func(int64, err
 	return nil
 }
 
-func (q *queue) Queued() int64 { return 0 }
+func (q *queue) Queued() int64  { return 0 }
+func (q *queue) Spilled() int64 { return 0 }
 
 // bare is a feed without sockets.
 func bare(t *testing.T, q *queue, cfg FeedConfig) *feed {
@@ -231,6 +232,7 @@ type sinkhole struct{}
 
 func (sinkhole) Append(string, int32, []byte, []byte, func(int64, error)) error { return nil }
 func (sinkhole) Queued() int64                                                  { return 0 }
+func (sinkhole) Spilled() int64                                                 { return 0 }
 
 func TestNothingIsAllocatedPerTick(t *testing.T) {
 	f := bare(t, &queue{}, FeedConfig{Venue: "binance", Symbols: []string{"BTCUSDT"}})

@@ -108,9 +108,9 @@ func (l *line) after(err error) time.Duration {
 	return wait
 }
 
-// room waits until half of the producer's queue is free.
+// room waits until half of the producer's queue is free, and half of its files.
 func (l *line) room(ctx context.Context) bool {
-	for l.feed.out.Queued() > int64(l.feed.queue)/2 {
+	for l.feed.out.Queued() > int64(l.feed.queue)/2 || l.feed.out.Spilled() > l.feed.spill/2 {
 		if !pause(ctx, 20*time.Millisecond) {
 			return false
 		}

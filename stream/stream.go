@@ -42,7 +42,7 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 	env = env.With("stream")
 	r := &Role{cfg: cfg, client: client, env: env, replay: cfg.Feeds[0].Replay,
 		ready: make(chan struct{}), done: make(chan struct{}), drain: make(chan struct{}), ended: make(chan struct{})}
-	r.host = &host{env: env, queue: cfg.QueueBytes, failed: r.fail}
+	r.host = &host{env: env, queue: cfg.QueueBytes, spill: cfg.SpillBytes, failed: r.fail}
 	r.host.partition = func(key []byte) int32 { return client.Partition(event.TopicMarket, key) }
 	if clock, ok := env.Clock.(*component.SessionClock); ok && r.replay {
 		r.host.session = clock
@@ -108,7 +108,7 @@ const finishTimeout = 10 * time.Second
 func (r *Role) Run(ctx context.Context) (err error) {
 	defer close(r.ended)
 	defer r.once.Do(func() { close(r.done) })
-	out, err := r.client.NewProducer(ctx, bus.ProducerConfig{Name: "stream", QueueBytes: r.cfg.QueueBytes, Blocking: r.replay}, r.env)
+	out, err := r.client.NewProducer(ctx, r.producerConfig(), r.env)
 	if err != nil {
 		return fmt.Errorf("making the producer: %w", err)
 	}
@@ -124,7 +124,14 @@ func (r *Role) Run(ctx context.Context) (err error) {
 		}
 	}()
 
-	log, err := recoverLog(ctx, r.client)
+	// What an earlier run spilled belongs to what recoverLog reads.
+	if out.Spilled() > 0 {
+		err = out.Flush(ctx)
+	}
+	var log *recovered
+	if err == nil {
+		log, err = recoverLog(ctx, r.client)
+	}
 	if err == nil {
 		r.host.insts, err = readInstruments(ctx, r.client, r.host)
 	}
@@ -142,7 +149,7 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	if r.failed() != nil { // between making the producer and here
 		stop()
 	}
-	r.serve(feedCtx, stop, log)
+	r.serve(feedCtx, stop, log, out.SpillDamage())
 	finishing, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
 	if err := r.failed(); err != nil {
@@ -154,15 +161,34 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	return r.failed()
 }
 
+// producerConfig says what becomes of records while Kafka does not take them. A
+// replay waits; live, quotes give way to newer ones, and everything else is
+// spilled, but dead letters, which are counted.
+func (r *Role) producerConfig() bus.ProducerConfig {
+	cfg := bus.ProducerConfig{Name: "stream", QueueBytes: r.cfg.QueueBytes, Blocking: r.replay}
+	if r.replay {
+		return cfg
+	}
+	cfg.Policies = []bus.StreamPolicy{
+		{Topic: event.TopicMarket, Type: event.TypeQuote, Policy: bus.Conflate},
+		{Topic: event.TopicDead, Policy: bus.Refuse},
+	}
+	if r.cfg.SpillDir != "" && r.cfg.SpillBytes > 0 {
+		cfg.Spill = bus.SpillConfig{Dir: r.cfg.SpillDir, MaxBytes: r.cfg.SpillBytes}
+	}
+	return cfg
+}
+
 // serve runs the feeds until all have ended or ctx does; once they have ended by
 // themselves it waits for the drain.
-func (r *Role) serve(ctx context.Context, stop context.CancelFunc, log *recovered) {
+func (r *Role) serve(ctx context.Context, stop context.CancelFunc, log *recovered, damage []bus.SpillDamage) {
 	var feeds, helpers sync.WaitGroup
 	for _, f := range r.feeds {
 		f.numbers.atLeast(log.numbers[f.id])
 	}
 	for _, f := range r.feeds {
 		f.restore(log)
+		f.stateDamage(damage)
 		feeds.Go(func() { f.run(ctx) })
 		if !f.cfg.Replay {
 			helpers.Go(func() { r.host.insts.fetch(ctx, f) })

@@ -40,7 +40,9 @@ func roleTable() []roleSpec {
 			return signals.New(e.cfg.Signals, e.client, e.env.With("signals"))
 		}},
 		{name: "stream", summary: "supervise the feeds and publish market data", build: func(_ context.Context, e *engine) (component.Role, error) {
-			return stream.New(e.cfg.Stream, e.client, e.env)
+			cfg := e.cfg.Stream
+			cfg.SpillDir = e.folder.Spill()
+			return stream.New(cfg, e.client, e.env)
 		}},
 	}
 }

@@ -76,6 +76,9 @@ func (f *Folder) Paper() string { return filepath.Join(f.root, "paper") }
 // Sim is the simulator's part.
 func (f *Folder) Sim() string { return filepath.Join(f.root, "sim") }
 
+// Spill is where producers keep what neither Kafka nor their memory takes.
+func (f *Folder) Spill() string { return filepath.Join(f.root, "spill") }
+
 // Halt is the file whose presence halts all trading.
 func (f *Folder) Halt() string { return filepath.Join(f.root, "halt") }
 
