@@ -37,8 +37,8 @@ type StreamPolicy struct {
 
 // FullError says what is full. It is an ErrQueueFull.
 type FullError struct {
-	What  string // "memory", "spill" or "disk"
-	Path  string // folder or file; empty for memory
+	What  string // "memory", "callbacks", "spill" or "disk"
+	Path  string // folder or file; empty for memory and callbacks
 	Bytes int64  // in use
 	Limit int64  // the bound; 0 where the system set it
 	Err   error  // the system's word, nil for a bound of ours
@@ -50,6 +50,9 @@ func (e *FullError) Error() string {
 		return fmt.Sprintf("%v: spilling to %s with %d bytes in use: %v; make room or make the folder writable", ErrQueueFull, e.Path, e.Bytes, e.Err)
 	case e.Path != "":
 		return fmt.Sprintf("%v: %d of %d bytes of spill are used in %s; raise the bound, or bring the brokers back", ErrQueueFull, e.Bytes, e.Limit, e.Path)
+	}
+	if e.What == "callbacks" {
+		return fmt.Sprintf("%v: %d of %d bytes of memory are used by the callbacks of spilled records; give the same one to all, or bring the brokers back", ErrQueueFull, e.Bytes, e.Limit)
 	}
 	return fmt.Sprintf("%v: %d of %d bytes of memory are used; raise the bound, or bring the brokers back", ErrQueueFull, e.Bytes, e.Limit)
 }

@@ -69,15 +69,16 @@ type Producer struct {
 	topics map[string][]*lane // by topic, then partition; not changed after NewProducer
 	all    []*lane
 
-	queued   atomic.Int64 // never above limit, unless by a single record that is larger
-	limit    int64
-	pressure int64        // above it Append looks closer: half of limit where something conflates
-	batchMax int          // bytes of a batch
-	dead     atomic.Int64 // bytes in queued of replaced records
-	overflow Policy       // where nothing else is declared
-	spill    *spill       // nil without a folder
-	gauge    prometheus.Gauge
-	fullSeen prometheus.Counter
+	queued    atomic.Int64 // never above limit, unless by a single record that is larger
+	limit     int64
+	pressure  int64        // above it Append looks closer: half of limit where something conflates
+	batchMax  int          // bytes of a batch
+	dead      atomic.Int64 // bytes in queued of replaced records
+	callbacks atomic.Int64 // bytes that the callbacks of spilled records take
+	overflow  Policy       // where nothing else is declared
+	spill     *spill       // nil without a folder
+	gauge     prometheus.Gauge
+	fullSeen  prometheus.Counter
 
 	// ctx ends when the producer is given up: after Close, or its deadline.
 	ctx    context.Context
@@ -237,9 +238,6 @@ func (p *Producer) appendPressed(l *lane, key, value []byte, size int, done func
 	switch {
 	case charged:
 	case spilling:
-		if p.queued.Load()+doneRunSize > p.limit {
-			_ = p.spillAll() // of other lanes; where one cannot, its own append says so
-		}
 	default:
 		var err error
 		if charged, err = p.makeRoom(policy, int64(size)); err != nil {

@@ -453,8 +453,29 @@ type doneRun struct {
 	n    int64
 }
 
-// doneRunSize is what a run counts for in the queue.
-const doneRunSize = 16
+const (
+	// doneRunSize is what a run takes.
+	doneRunSize = 16
+	// callbackBytes bounds what the callbacks of all spilled records take in
+	// memory, or a quarter of the queue's bound where that is more.
+	callbackBytes = 16 << 20
+)
+
+// growth is by how many bytes adding these, each once, would grow the queue.
+func (q *doneQueue) growth(dones []func(int64, error)) (grown int64) {
+	var before func(int64, error)
+	some := len(q.runs) > q.first
+	if some {
+		before = q.runs[len(q.runs)-1].done
+	}
+	for _, done := range dones {
+		if !some || !sameFunc(before, done) {
+			grown += doneRunSize
+		}
+		before, some = done, true
+	}
+	return grown
+}
 
 // add appends n records and returns by how many bytes that grew.
 func (q *doneQueue) add(done func(int64, error), n int64) (grown int64) {
@@ -483,23 +504,6 @@ func (q *doneQueue) take() (done func(int64, error), shrunk int64) {
 		q.runs, q.first = q.runs[:n], 0
 	}
 	return done, doneRunSize
-}
-
-// back takes n records off the end again and returns by how many bytes that
-// shrank.
-func (q *doneQueue) back(n int64) (shrunk int64) {
-	for n > 0 {
-		last := len(q.runs) - 1
-		r := &q.runs[last]
-		m := min(n, r.n)
-		n -= m
-		if r.n -= m; r.n == 0 {
-			r.done = nil
-			q.runs = q.runs[:last]
-			shrunk += doneRunSize
-		}
-	}
-	return shrunk
 }
 
 // sameFunc reports whether two functions are the same value; false may also mean

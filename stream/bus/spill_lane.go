@@ -36,17 +36,21 @@ func (l *lane) spillOpen() error {
 
 // spillBatch writes a batch that waits, and takes its memory out of the queue.
 func (l *lane) spillBatch(b *batch) error {
+	grown := l.spill.dones.growth(b.done)
+	if !l.p.admitCallbacks(grown) {
+		return l.p.fullCallbacks()
+	}
 	if err := l.spill.write(b); err != nil {
+		l.p.callbacks.Add(-grown)
 		return err
 	}
-	grown := int64(0)
 	for _, done := range b.done {
-		grown += l.spill.dones.add(done, 1)
+		l.spill.dones.add(done, 1)
 	}
 	l.spill.unread += int64(b.count)
 	l.spilledRecords.Add(float64(b.count))
 	l.spilledBytes.Add(float64(len(b.buf) - sizePrefix - batchHeadSize))
-	l.p.release(int64(b.queued) - grown)
+	l.p.release(int64(b.queued))
 	return nil
 }
 
@@ -78,10 +82,19 @@ func (l *lane) toFiles() error {
 			return err
 		}
 	}
+	grown := int64(0)
+	for _, b := range move {
+		grown += g.dones.growth(b.done) // from above, for the batches follow each other
+	}
+	if !l.p.admitCallbacks(grown) {
+		g.cut(from, last)
+		return l.p.fullCallbacks()
+	}
 	g.read = g.end()
 	sent := g.read
 	for _, b := range move {
 		if err := g.write(b); err != nil {
+			l.p.callbacks.Add(-grown)
 			g.cut(from, last)
 			return err
 		}
@@ -90,10 +103,10 @@ func (l *lane) toFiles() error {
 	if write {
 		b.stored, b.end = true, sent
 	}
-	var freed, grown int64
+	freed := int64(0)
 	for _, b := range move {
 		for _, done := range b.done {
-			grown += g.dones.add(done, 1)
+			grown -= g.dones.add(done, 1)
 		}
 		g.unread += int64(b.count)
 		l.spilledRecords.Add(float64(b.count))
@@ -115,7 +128,8 @@ func (l *lane) toFiles() error {
 		l.open = nil
 	}
 	l.spilling = len(move) > 0
-	l.p.release(freed - grown)
+	l.p.callbacks.Add(-grown)
+	l.p.release(freed)
 	l.cond.Broadcast()
 	return nil
 }
@@ -166,11 +180,8 @@ func (l *lane) putSpilled(key, value []byte, size int, charged bool, done func(i
 	if b.count == 0 {
 		b.time = time.Now().UnixMilli()
 	}
-	if !charged { // what the callback takes is
-		if !l.p.admit(doneRunSize, l.p.limit) {
-			return l.p.fullMemory()
-		}
-		size = doneRunSize
+	if !charged {
+		size = 0
 	}
 	l.compact(b)
 	had, last := len(b.buf), b.last
@@ -193,9 +204,6 @@ func (l *lane) putSpilled(key, value []byte, size int, charged bool, done func(i
 		b.last = last
 		b.queued -= size
 		l.appended--
-		if !charged {
-			l.p.release(int64(size))
-		}
 		return err
 	}
 	l.cond.Broadcast()
@@ -250,9 +258,7 @@ func (l *lane) unspill() *batch {
 	g.unread -= int64(b.count)
 	b.stored, b.end, b.last = true, g.read, r.last
 	b.queued = r.queued
-	if shrunk > 0 {
-		l.p.release(shrunk)
-	}
+	l.p.callbacks.Add(-shrunk)
 	l.unspilled.Add(float64(b.count))
 	return b
 }
@@ -363,5 +369,18 @@ func (l *lane) keepSpilled(cause error) {
 			done(-1, err)
 		}
 	}
-	l.p.release(shrunk)
+	l.p.callbacks.Add(-shrunk)
+}
+
+// admitCallbacks counts what the callbacks of spilled records take in memory.
+func (p *Producer) admitCallbacks(size int64) bool {
+	if size == 0 || p.callbacks.Add(size) <= max(callbackBytes, p.limit/4) {
+		return true
+	}
+	p.callbacks.Add(-size)
+	return false
+}
+
+func (p *Producer) fullCallbacks() error {
+	return &FullError{What: "callbacks", Bytes: p.callbacks.Load(), Limit: max(callbackBytes, p.limit/4)}
 }
