@@ -16,16 +16,24 @@ import (
 func (t *tool) benchCommand() *cobra.Command {
 	var length time.Duration
 	var list bool
+	var kafka string
 	c := &cobra.Command{
 		Use: "bench [PREFIX...]", Short: "Measure the engine on this machine", GroupID: "run",
 		Long: `bench measures what the engine does on this machine with its real roles and the
 embedded servers, in a folder of its own that it deletes afterwards. Names start
 with their subject; a prefix picks some of them. Compare ratios within one run:
-machines are noisy.`,
-		Example: "  autohedge bench\n  autohedge bench decode ingest.rate --output json\n  autohedge bench --list",
+machines are noisy.
+
+With --kafka apache, what is measured on a broker (bus, ingest) is measured on
+the embedded one and then on an Apache Kafka that is fetched with Maven, started
+on loopback and ended with the run; its names end in .apache.`,
+		Example: "  autohedge bench\n  autohedge bench decode ingest.rate --output json\n  autohedge bench bus --kafka apache\n  autohedge bench --list",
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if err := bench.CheckKafka(kafka); err != nil {
+				return withCode(exitUsage, fmt.Errorf("--kafka: %w", err))
+			}
 			if list {
-				for _, n := range bench.Names() {
+				for _, n := range bench.Names(bench.Options{Kafka: kafka}) {
 					fmt.Fprintln(t.out, n)
 				}
 				return nil
@@ -39,12 +47,13 @@ machines are noisy.`,
 				return err
 			}
 			results := []bench.Result{}
-			err = bench.Run(cmd.Context(), a, bench.Options{Dir: dir, Length: length, Progress: t.err, Log: log}, func(r bench.Result) { results = append(results, r) })
+			err = bench.Run(cmd.Context(), a, bench.Options{Dir: dir, Length: length, Kafka: kafka, Progress: t.err, Log: log}, func(r bench.Result) { results = append(results, r) })
 			// What was measured before an error is shown all the same.
 			return errors.Join(t.printBench(results), err, os.RemoveAll(dir))
 		},
 	}
 	c.Flags().DurationVar(&length, "length", 2*time.Second, "how long each number is measured")
+	c.Flags().StringVar(&kafka, "kafka", bench.Embedded, "broker to measure on: embedded, or apache for both")
 	c.Flags().BoolVar(&list, "list", false, "list the names and end")
 	return c
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/autohedge/autohedge/sinks/clickhouse"
+	"github.com/autohedge/autohedge/stream/bus"
 )
 
 // Exit codes, as `autohedge --help` documents them.
@@ -51,9 +52,10 @@ type tool struct {
 }
 
 // Main runs one command and returns the process's exit code. A process that was
-// started as the embedded engine's child runs that instead.
+// started as an embedded server's child runs that instead.
 func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	clickhouse.RunChildIfAsked()
+	bus.RunEmbeddedIfAsked()
 	// The first Ctrl-C drains, the second stops at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -26,6 +26,7 @@ import (
 	"github.com/autohedge/autohedge/cmd/internal/config"
 	"github.com/autohedge/autohedge/cmd/internal/folder"
 	"github.com/autohedge/autohedge/sinks/clickhouse"
+	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -33,6 +34,7 @@ import (
 // tests run real processes, which can be killed.
 func TestMain(m *testing.M) {
 	clickhouse.RunChildIfAsked()
+	bus.RunEmbeddedIfAsked()
 	if filepath.Base(os.Args[0]) != "autohedge" {
 		flag.Parse()
 		// These tests mostly wait for processes of their own.

@@ -103,7 +103,7 @@ func sources(t *testing.T) []*source {
 // within the same plug-in room (desk uses llm) and cmd/internal.
 func layer(dir string) int {
 	switch {
-	case dir == "stream/event", dir == "stream/component", dir == "stream/bus/kafkatest":
+	case dir == "stream/event", dir == "stream/component", dir == "stream/bus/kafkatest", dir == "stream/bus/peer":
 		return 0
 	case dir == "stream/bus", strings.HasPrefix(dir, "stream/bus/"):
 		return 1

@@ -8,6 +8,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,10 +37,15 @@ type Options struct {
 	Dir string
 	// Length is how long each rate is measured.
 	Length time.Duration
+	// Kafka is the broker of the measurements that need one: Embedded, the
+	// default, or Apache for both, each in turn, with names that end in ".apache".
+	Kafka string
 	// Progress gets a line for each measurement that starts.
 	Progress io.Writer
 	// Library is where the ClickHouse library's progress goes.
 	Log *slog.Logger
+
+	brokers *brokers // of Run
 }
 
 // measurement is one entry of the catalogue: a group of names measured in one
@@ -50,14 +56,14 @@ type measurement struct {
 	run     func(ctx context.Context, o Options) ([]Result, error)
 }
 
-func catalogue() []measurement {
-	return slices.Concat(decodeMeasurements(), ingestMeasurements(), sinkMeasurements(), orderMeasurements())
+func catalogue(o Options) []measurement {
+	return slices.Concat(decodeMeasurements(), busMeasurements(o), ingestMeasurements(o), sinkMeasurements(), orderMeasurements())
 }
 
 // Names lists what can be measured.
-func Names() []string {
+func Names(o Options) []string {
 	var names []string
-	for _, m := range catalogue() {
+	for _, m := range catalogue(o) {
 		names = append(names, m.names...)
 	}
 	sort.Strings(names)
@@ -66,12 +72,17 @@ func Names() []string {
 
 // Run measures everything whose name starts with one of the prefixes (all
 // without any), and hands over each result as it comes.
-func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) error {
+func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) (err error) {
+	if err := CheckKafka(o.Kafka); err != nil {
+		return err
+	}
+	o.brokers = &brokers{dir: o.Dir}
+	defer func() { err = errors.Join(err, o.brokers.close()) }()
 	wanted := func(name string) bool {
 		return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 	}
 	found := false
-	for _, m := range catalogue() {
+	for _, m := range catalogue(o) {
 		if !slices.ContainsFunc(m.names, wanted) {
 			continue
 		}
@@ -89,7 +100,7 @@ func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) e
 		}
 	}
 	if !found {
-		return fmt.Errorf("nothing to measure is called %s: want a prefix of %s", strings.Join(prefixes, ", "), strings.Join(Names(), ", "))
+		return fmt.Errorf("nothing to measure is called %s: want a prefix of %s", strings.Join(prefixes, ", "), strings.Join(Names(o), ", "))
 	}
 	return nil
 }

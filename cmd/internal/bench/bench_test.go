@@ -2,17 +2,26 @@ package bench
 
 import (
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/autohedge/autohedge/stream/bus"
 )
+
+func TestMain(m *testing.M) {
+	bus.RunEmbeddedIfAsked()
+	os.Exit(m.Run())
+}
 
 // Short runs of the real thing: every picked name comes out once, with a number
 // that rests on something.
 func TestRun(t *testing.T) {
 	o := Options{Dir: t.TempDir(), Length: 100 * time.Millisecond, Progress: io.Discard}
 	got := make(map[string]Result)
-	if err := Run(t.Context(), []string{"decode", "ingest", "sink.row"}, o, func(r Result) {
+	if err := Run(t.Context(), []string{"decode", "bus", "ingest", "sink.row"}, o, func(r Result) {
 		if _, twice := got[r.Name]; twice {
 			t.Errorf("%s came twice", r.Name)
 		}
@@ -21,8 +30,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := 0
-	for _, n := range Names() {
-		if strings.HasPrefix(n, "decode") || strings.HasPrefix(n, "ingest") || n == "sink.row_ns" {
+	for _, n := range Names(o) {
+		if strings.HasPrefix(n, "decode") || strings.HasPrefix(n, "bus") || strings.HasPrefix(n, "ingest") || n == "sink.row_ns" {
 			want++
 			if r := got[n]; r.Value <= 0 || r.N <= 0 || r.Unit == "" {
 				t.Errorf("%s is %+v", n, r)
@@ -38,6 +47,24 @@ func TestUnknownName(t *testing.T) {
 	err := Run(t.Context(), []string{"nothing"}, Options{Progress: io.Discard}, func(Result) {})
 	if err == nil || !strings.Contains(err.Error(), "decode.binance.trade_ns") {
 		t.Errorf("the error does not say what there is: %v", err)
+	}
+}
+
+func TestUnknownKafka(t *testing.T) {
+	err := Run(t.Context(), nil, Options{Progress: io.Discard, Kafka: "redpanda"}, func(Result) {})
+	if err == nil || !strings.Contains(err.Error(), `unknown Kafka "redpanda": want embedded, or apache for both`) {
+		t.Errorf("the error does not say what there is: %v", err)
+	}
+}
+
+// Apache Kafka's measurements are the embedded broker's with a suffix.
+func TestApacheNames(t *testing.T) {
+	all := Names(Options{Kafka: Apache})
+	for _, n := range Names(Options{}) {
+		apache := strings.HasPrefix(n, "bus.") || strings.HasPrefix(n, "ingest.")
+		if slices.Contains(all, n+".apache") != apache || !slices.Contains(all, n) {
+			t.Errorf("%s and its twin: %v", n, all)
+		}
 	}
 }
 

@@ -19,39 +19,44 @@ import (
 // ingestSymbols is how many instruments the measured feed has.
 const ingestSymbols = 100
 
-func ingestMeasurements() []measurement {
-	return []measurement{
-		{names: []string{"ingest.rate"}, summary: "WebSocket to Kafka acknowledged to a checker, as fast as it goes", run: ingestRate},
-		{names: []string{"ingest.p50_ms", "ingest.p99_ms"}, summary: "the same at 20,000 ticks a second, socket to checker", run: ingestLatency},
+func ingestMeasurements(o Options) []measurement {
+	var all []measurement
+	for _, kind := range o.kinds() {
+		s := suffix(kind)
+		all = append(all,
+			measurement{
+				names: []string{"ingest.rate" + s}, summary: "WebSocket to Kafka acknowledged to a checker, as fast as it goes",
+				run: func(ctx context.Context, o Options) ([]Result, error) { return ingestRate(ctx, o, kind) },
+			},
+			measurement{
+				names: []string{"ingest.p50_ms" + s, "ingest.p99_ms" + s}, summary: "the same at 20,000 ticks a second, socket to checker",
+				run: func(ctx context.Context, o Options) ([]Result, error) { return ingestLatency(ctx, o, kind) },
+			},
+		)
 	}
+	return all
 }
 
-// pipeline is a simulator, an embedded broker and the stream role.
+// pipeline is a simulator, a broker and the stream role.
 type pipeline struct {
-	broker *bus.Embedded
-	client *bus.Client
-	sim    *sim.Sim
-	role   *stream.Role
-	done   chan error
+	broker  *bus.Embedded
+	session *connection // where the broker is another process
+	client  *bus.Client
+	sim     *sim.Sim
+	role    *stream.Role
+	done    chan error
 }
 
-// startPipeline starts them with the channels; feed adapts the simulator.
-func startPipeline(ctx context.Context, o Options, name string, channels []string, feed func(*sim.Config)) (p *pipeline, err error) {
+// startPipeline starts them with the channels; feed adapts the simulator. The
+// embedded broker is in this process, as in that of `run`.
+func startPipeline(ctx context.Context, o Options, kind, name string, channels []string, feed func(*sim.Config)) (p *pipeline, err error) {
 	p = &pipeline{done: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close(ctx))
 		}
 	}()
-	if p.broker, err = bus.StartEmbedded(ctx, bus.EmbeddedConfig{Dir: filepath.Join(o.Dir, name), Addr: "127.0.0.1:0"}, env(o)); err != nil {
-		return p, err
-	}
-	kafka := bus.DefaultConfig()
-	kafka.Brokers = []string{p.broker.Addr()}
-	if p.client, err = bus.Connect(ctx, kafka, env(o)); err != nil {
-		return p, err
-	}
-	if err = p.client.EnsureTopics(ctx); err != nil {
+	if err = p.connect(ctx, o, kind, name); err != nil {
 		return p, err
 	}
 	cfg := sim.DefaultConfig()
@@ -82,6 +87,26 @@ func startPipeline(ctx context.Context, o Options, name string, channels []strin
 	}
 }
 
+// connect makes the client of the broker of that kind.
+func (p *pipeline) connect(ctx context.Context, o Options, kind, name string) (err error) {
+	if kind != Embedded {
+		p.session, err = o.connect(ctx, kind)
+		if err == nil {
+			p.client = p.session.Client
+		}
+		return err
+	}
+	if p.broker, err = bus.StartEmbedded(ctx, bus.EmbeddedConfig{Dir: filepath.Join(o.Dir, name), Addr: "127.0.0.1:0"}, env(o)); err != nil {
+		return err
+	}
+	cfg := bus.DefaultConfig()
+	cfg.Brokers = []string{p.broker.Addr()}
+	if p.client, err = bus.Connect(ctx, cfg, env(o)); err != nil {
+		return err
+	}
+	return p.client.EnsureTopics(ctx)
+}
+
 func (p *pipeline) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
@@ -92,7 +117,10 @@ func (p *pipeline) close(ctx context.Context) error {
 	if p.sim != nil {
 		errs = append(errs, p.sim.Close())
 	}
-	if p.client != nil {
+	switch {
+	case p.session != nil:
+		errs = append(errs, p.session.drop(ctx))
+	case p.client != nil:
 		errs = append(errs, p.client.Close())
 	}
 	if p.broker != nil {
@@ -225,8 +253,16 @@ func acknowledged(ctx context.Context, client *bus.Client) (sum int64, err error
 // settle is how long a pipeline runs before it is measured.
 const settle = time.Second
 
-func ingestRate(ctx context.Context, o Options) ([]Result, error) {
-	p, err := startPipeline(ctx, o, "ingest.rate", []string{"trade"}, func(c *sim.Config) { c.Rate = 2e6 })
+// pipelineBroker says which broker a pipeline had.
+func pipelineBroker(kind string) string {
+	if kind == Embedded {
+		return "embedded broker in the same process"
+	}
+	return where(kind)
+}
+
+func ingestRate(ctx context.Context, o Options, kind string) ([]Result, error) {
+	p, err := startPipeline(ctx, o, kind, "ingest.rate", []string{"trade"}, func(c *sim.Config) { c.Rate = 2e6 })
 	if err != nil {
 		return nil, err
 	}
@@ -243,13 +279,13 @@ func ingestRate(ctx context.Context, o Options) ([]Result, error) {
 	if err := errors.Join(err, c.close(), p.close(ctx)); err != nil {
 		return nil, err
 	}
-	return []Result{{Name: "ingest.rate", Value: float64(n) / took.Seconds(), Unit: "ticks/s", N: int(n),
-		Note: fmt.Sprintf("%d symbols, one connection; simulator, embedded broker and checker in the same process", ingestSymbols)}}, nil
+	return []Result{{Name: "ingest.rate" + suffix(kind), Value: float64(n) / took.Seconds(), Unit: "ticks/s", N: int(n),
+		Note: fmt.Sprintf("%d symbols, one connection; simulator, %s and checker", ingestSymbols, pipelineBroker(kind))}}, nil
 }
 
-func ingestLatency(ctx context.Context, o Options) ([]Result, error) {
+func ingestLatency(ctx context.Context, o Options, kind string) ([]Result, error) {
 	const rate = 20_000
-	p, err := startPipeline(ctx, o, "ingest.latency", []string{"trade"}, func(c *sim.Config) { c.Rate = rate })
+	p, err := startPipeline(ctx, o, kind, "ingest.latency", []string{"trade"}, func(c *sim.Config) { c.Rate = rate })
 	if err != nil {
 		return nil, err
 	}
@@ -269,10 +305,10 @@ func ingestLatency(ctx context.Context, o Options) ([]Result, error) {
 		return nil, err
 	}
 	sort.Float64s(c.latencies)
-	note := fmt.Sprintf("at %d ticks/s, %d symbols, from the socket read to the checker", rate, ingestSymbols)
+	note := fmt.Sprintf("at %d ticks/s, %d symbols, from the socket read to the checker; %s", rate, ingestSymbols, pipelineBroker(kind))
 	return []Result{
-		{Name: "ingest.p50_ms", Value: percentile(c.latencies, 50), Unit: "ms", N: len(c.latencies), Note: note},
-		{Name: "ingest.p99_ms", Value: percentile(c.latencies, 99), Unit: "ms", N: len(c.latencies), Note: note},
+		{Name: "ingest.p50_ms" + suffix(kind), Value: percentile(c.latencies, 50), Unit: "ms", N: len(c.latencies), Note: note},
+		{Name: "ingest.p99_ms" + suffix(kind), Value: percentile(c.latencies, 99), Unit: "ms", N: len(c.latencies), Note: note},
 	}, nil
 }
 

@@ -31,7 +31,7 @@ func orderMeasurements() []measurement {
 // smaller by one fetch.
 func tickToOrder(ctx context.Context, o Options) (results []Result, err error) {
 	const rate = 5000
-	p, err := startPipeline(ctx, o, "tick_to_order", []string{"trade", "bookTicker"}, func(c *sim.Config) { c.Rate, c.QuotesPerTrade = rate, 1 })
+	p, err := startPipeline(ctx, o, Embedded, "tick_to_order", []string{"trade", "bookTicker"}, func(c *sim.Config) { c.Rate, c.QuotesPerTrade = rate, 1 })
 	if err != nil {
 		return nil, err
 	}
