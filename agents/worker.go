@@ -66,6 +66,7 @@ func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
 			err = fmt.Errorf("closing the producer of partition %d: %w", a.Partition, cerr)
 		}
 	}()
+	a.Bind(p.Producer)
 	w := &worker{role: r, a: a, producer: p, slots: make(chan struct{}, window),
 		verdicts: make(map[event.ID]*event.Verdict), calls: make(map[event.ID]map[event.ID]*event.ModelCall)}
 	if err := w.restore(ctx); err != nil {
@@ -174,10 +175,8 @@ func failure(ctx context.Context) error {
 // take queues one record, waiting for room. A record that is no signal becomes a
 // job without one, so that it is passed in its turn.
 func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*turns) (*job, error) {
-	select {
-	case w.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := w.slot(ctx); err != nil {
+		return nil, err
 	}
 	w.role.metrics.inFlight.Inc()
 	j := &job{offset: rec.Offset, key: append([]byte(nil), rec.Key...), turns: turns{make(chan struct{}), make(chan struct{})}}
@@ -200,6 +199,22 @@ func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*tu
 	w.queue = append(w.queue, j)
 	w.mu.Unlock()
 	return j, nil
+}
+
+// slot waits for room in the window: for the desk, which has its own deadlines.
+func (w *worker) slot(ctx context.Context) error {
+	select {
+	case w.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	defer w.a.Waiting()()
+	select {
+	case w.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // serve decides one job, in its turn, and returns once the decision is

@@ -206,6 +206,7 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 		return err
 	}
 	defer o.close()
+	a.Bind(o.producer.Producer)
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel(nil)

@@ -278,15 +278,30 @@ func (o *owner) consume(ctx context.Context, a *bus.Assignment) error {
 			return err
 		}
 		for i := range records {
-			select {
-			case o.slots <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := o.slot(ctx, a); err != nil {
+				return err
 			}
 			if err := o.decide(ctx, &records[i], done.begin(records[i].Offset)); err != nil {
 				return err
 			}
 		}
+	}
+}
+
+// slot waits for room among the decisions in flight: for brokers, whose answers
+// have deadlines of their own.
+func (o *owner) slot(ctx context.Context, a *bus.Assignment) error {
+	select {
+	case o.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	defer a.Waiting()()
+	select {
+	case o.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -92,6 +92,7 @@ func (r *Role) ownOnce(ctx context.Context, a *bus.Assignment) (live bool, err e
 	if err != nil {
 		return false, err
 	}
+	a.Bind(o.producer.Producer)
 	o.out = newOutbox(a.Commit, func(err error) { fail(fmt.Errorf("publishing: %w", err)) })
 	err = o.run(ctx)
 	if err != nil && errors.Is(err, context.Canceled) && ctx.Err() != nil {

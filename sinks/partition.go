@@ -63,6 +63,7 @@ func (p *partition) run(ctx context.Context) error {
 		return err
 	}
 	defer p.close(ctx)
+	p.assignment.Bind(p.plans.Producer)
 	if err := p.recover(ctx); err != nil {
 		return err
 	}
@@ -143,8 +144,14 @@ func (p *partition) gather(ctx context.Context, src source) error {
 		ended   bool
 		wait    = p.interval()
 		flush   = time.NewTimer(wait)
+		waited  func() // ends the declared wait for memory
 	)
 	defer func() { budget.put(held + filling.bytes) }()
+	defer func() {
+		if waited != nil {
+			waited()
+		}
+	}()
 	for {
 		// Fill from what is there.
 		var freed <-chan struct{}
@@ -155,6 +162,13 @@ func (p *partition) gather(ctx context.Context, src source) error {
 					held, freed = n, nil
 				}
 			}
+		}
+		switch { // the landings of other partitions hold the memory
+		case freed != nil && waited == nil:
+			waited = p.assignment.Waiting()
+		case freed == nil && waited != nil:
+			waited()
+			waited = nil
 		}
 		for held > 0 && !filling.full(cfg) {
 			if filling.records() == 0 {
@@ -180,6 +194,7 @@ func (p *partition) gather(ctx context.Context, src source) error {
 			filling.reset(p.next)
 			inFlight = true
 			go func() {
+				defer p.assignment.Waiting()() // for ClickHouse, which may be away for hours: Stalled tells
 				err := p.land(ctx, b)
 				budget.put(b.bytes)
 				landing <- outcome{err}

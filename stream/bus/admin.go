@@ -328,8 +328,8 @@ func (c *Client) awaitBounds(ctx context.Context, topic string, partitions []int
 		if err == nil {
 			return bounds, nil
 		}
-		if code, ok := errorCode(err); ok && !away(code) {
-			return nil, fmt.Errorf("reading the offsets of %s: %w", topic, err)
+		if code, ok := errorCode(err); ok && permanent(code) {
+			return nil, component.Fatal(fmt.Errorf("reading the offsets of %s: %w%s", topic, err, remedy(code, name)))
 		}
 		if attempt == 20 {
 			c.env.Log.Warn("reading the offsets is being retried", "topic", topic, "error", err)

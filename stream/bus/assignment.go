@@ -3,13 +3,19 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/autohedge/autohedge/stream/event"
 )
 
+// ErrLost is what an Assignment gives, and a producer bound to it, 250 ms after
+// the partition was lost: the handler should have returned by then.
+var ErrLost = errors.New("partition is lost to another generation of the group")
+
 // Assignment is one partition, owned for one generation. Seek, Next and Position
-// are for the handler's goroutine; Ready and Commit may be called from others.
+// are for the handler's goroutine; the others may be called from any.
 type Assignment struct {
 	Topic       string
 	Partition   int32
@@ -23,12 +29,22 @@ type Assignment struct {
 	ready     chan struct{}
 	readyOnce sync.Once
 
-	mu     sync.Mutex
-	reader *Reader
-	end    int64 // of Drain; 0 while there is none
-	drains bool
-	next   int64 // of Commit
-	sent   int64 // committed to the broker
+	mu       sync.Mutex
+	reader   *Reader
+	end      int64 // of Drain; 0 while there is none
+	drains   bool
+	next     int64 // of Commit
+	sent     int64 // committed to the broker
+	lost     error // set when the handler is cut off
+	returned bool  // the handler
+	bound    []*Producer
+
+	// For the watch.
+	reading  bool // the handler is in Next
+	from     int64
+	position int64 // before and after the records that Next returned last
+	moved    time.Time
+	waits    int
 }
 
 // Seek sets where Next begins: an offset, FromStart or FromEnd. It must be
@@ -36,8 +52,11 @@ type Assignment struct {
 // start where there is none.
 func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	a.mu.Lock()
-	used := a.reader != nil
+	used, lost := a.reader != nil, a.lost
 	a.mu.Unlock()
+	if lost != nil {
+		return lost
+	}
 	if used {
 		return errors.New("seeking in a partition that is being read")
 	}
@@ -50,14 +69,17 @@ func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.reader = r
+	a.reader, a.from, a.position = r, r.Position(), r.Position()
 	if a.drains {
 		r.EndAt(a.end)
+	}
+	if a.lost != nil {
+		r.revoke(a.lost)
 	}
 	return nil
 }
 
-// Next is Reader.Next.
+// Next is Reader.Next; ErrLost where the handler outstayed its partition.
 func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 	if a.reader == nil {
 		from := a.Committed
@@ -68,7 +90,14 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 			return nil, err
 		}
 	}
+	a.mu.Lock()
+	a.reading, a.moved = true, time.Now()
+	a.mu.Unlock()
 	records, err := a.reader.Next(ctx)
+	a.mu.Lock()
+	a.reading, a.moved = false, time.Now()
+	a.from, a.position = a.position, a.reader.Position()
+	a.mu.Unlock()
 	if err != nil {
 		err = forGroup(err, a.consumer.cfg.Role)
 	}
@@ -88,17 +117,59 @@ func (a *Assignment) Ready() { a.readyOnce.Do(func() { close(a.ready) }) }
 
 // Commit notes that everything before next is done. Offsets only go forward and
 // are sent in the background and when the handler returns, only while the
-// partition is owned.
+// partition is owned: a later Commit does nothing.
 func (a *Assignment) Commit(next int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.next = max(a.next, next)
+	if next > a.next {
+		a.next, a.moved = next, time.Now()
+	}
+}
+
+// Bind stops the producer for good when the handler is cut off, so that it can
+// append nothing beside the partition's next owner. It is for producers of this
+// handler alone.
+func (a *Assignment) Bind(p *Producer) {
+	a.mu.Lock()
+	lost := a.lost
+	a.bound = append(a.bound, p)
+	a.mu.Unlock()
+	if lost != nil {
+		p.fail(lost)
+	}
 }
 
 func (a *Assignment) uncommitted() (next int64, moved bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.next, a.next > a.sent
+	return a.next, a.next > a.sent && a.lost == nil
+}
+
+// cut takes the bus away from a handler that has not returned; it reports whether
+// there was one.
+func (a *Assignment) cut() bool {
+	a.mu.Lock()
+	if a.returned {
+		a.mu.Unlock()
+		return false
+	}
+	a.lost = fmt.Errorf("handling %s/%d in generation %d: %w", a.Topic, a.Partition, a.Generation, ErrLost)
+	if a.reader != nil {
+		a.reader.revoke(a.lost)
+	}
+	bound, lost := a.bound, a.lost
+	a.mu.Unlock()
+	for _, p := range bound {
+		p.fail(lost)
+	}
+	return true
+}
+
+// running reports whether the handler has not returned.
+func (a *Assignment) running() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.returned
 }
 
 func (a *Assignment) committed(next int64) {
@@ -121,6 +192,7 @@ func (a *Assignment) endAt(offset int64) {
 func (a *Assignment) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.returned, a.bound = true, nil
 	if a.reader != nil {
 		a.reader.Close()
 	}

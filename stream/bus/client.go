@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -30,8 +31,11 @@ type Client struct {
 	metrics   *metrics
 	transport *kafka.Transport
 	kafka     *kafka.Client
+	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls       *tls.Config
 	sasl      sasl.Mechanism
+
+	retrying atomic.Int64 // batches of its producers that the brokers have not taken at the first try
 
 	mu         sync.RWMutex
 	partitions map[string]int32 // by topic, without the session's prefix
@@ -41,13 +45,18 @@ type Client struct {
 // Connect checks that the brokers answer; it waits up to 10 s (or as long as
 // ctx allows, when that is shorter) for one that is starting.
 func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error) {
+	return connectOver(ctx, cfg, env, (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext)
+}
+
+// connectOver is Connect over a network that tests may provide.
+func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*Client, error) {
 	if len(cfg.Brokers) == 0 {
 		return nil, errors.New("connecting to Kafka: no broker address is given")
 	}
 	if err := cfg.Validate().Err(); err != nil {
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
-	c := &Client{cfg: cfg, env: env.With("bus"), metrics: newMetrics(env.Metrics)}
+	c := &Client{cfg: cfg, env: env.With("bus"), metrics: newMetrics(env.Metrics), dial: dial}
 	var err error
 	if c.tls, err = cfg.TLS.config(); err != nil {
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
@@ -55,9 +64,8 @@ func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error
 	if c.sasl, err = cfg.saslMechanism(); err != nil {
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
-	dialer := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}
 	c.transport = &kafka.Transport{
-		Dial: dialer.DialContext, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
+		Dial: dial, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
 		MetadataTTL: 2 * time.Second, ClientID: clientID, TLS: c.tls, SASL: c.sasl,
 	}
 	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
@@ -97,7 +105,7 @@ func (c *Client) probe(ctx context.Context) error {
 
 // dialer is what the group protocol connects with.
 func (c *Client) dialer() *kafka.Dialer {
-	return &kafka.Dialer{ClientID: clientID, Timeout: 3 * time.Second, KeepAlive: 15 * time.Second, DualStack: true, TLS: c.tls, SASLMechanism: c.sasl}
+	return &kafka.Dialer{ClientID: clientID, Timeout: 3 * time.Second, DialFunc: c.dial, TLS: c.tls, SASLMechanism: c.sasl}
 }
 
 // prefix is what names of topics and groups of this session begin with.

@@ -2,9 +2,12 @@ package bus
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 // verdict is what to do about an error code.
@@ -16,22 +19,50 @@ const (
 	fatal
 )
 
-// judge says what a produce answer's code means for the batch. What is not
-// listed is tried again: an unknown code may be temporary, and the same bytes
-// do no harm.
-func judge(code kafka.Error) verdict {
+// permanent reports whether a broker that gave this code gives it again whatever
+// is waited for: the client is not allowed, not known or asks for what cannot be.
+// A code that is not known may be temporary.
+func permanent(code kafka.Error) bool {
 	switch code {
-	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
+	case kafka.OffsetOutOfRange, kafka.InvalidMessageSize, kafka.MessageSizeTooLarge, kafka.OffsetMetadataTooLarge, kafka.InvalidTopic,
+		kafka.RecordListTooLarge, kafka.InvalidRequiredAcks, kafka.InconsistentGroupProtocol, kafka.InvalidGroupId,
+		kafka.InvalidSessionTimeout, kafka.InvalidCommitOffsetSize, kafka.TopicAuthorizationFailed,
+		kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.InvalidTimestamp, kafka.UnsupportedSASLMechanism,
+		kafka.IllegalSASLState, kafka.UnsupportedVersion, kafka.TopicAlreadyExists, kafka.InvalidPartitionNumber,
+		kafka.InvalidReplicationFactor, kafka.InvalidReplicaAssignment, kafka.InvalidConfiguration, kafka.InvalidRequest,
+		kafka.UnsupportedForMessageFormat, kafka.PolicyViolation, kafka.OutOfOrderSequenceNumber, kafka.InvalidProducerEpoch,
+		kafka.InvalidTransactionState, kafka.InvalidProducerIDMapping, kafka.InvalidTransactionTimeout,
+		kafka.TransactionalIDAuthorizationFailed, kafka.SecurityDisabled, kafka.BrokerAuthorizationFailed,
+		kafka.SASLAuthenticationFailed, kafka.UnknownProducerId, kafka.DelegationTokenAuthDisabled, kafka.DelegationTokenNotFound,
+		kafka.DelegationTokenOwnerMismatch, kafka.DelegationTokenRequestNotAllowed, kafka.DelegationTokenAuthorizationFailed,
+		kafka.DelegationTokenExpired, kafka.InvalidPrincipalType, kafka.NonEmptyGroup, kafka.TopicDeletionDisabled,
+		kafka.UnsupportedCompressionType, kafka.MemberIDRequired, kafka.GroupMaxSizeReached, kafka.FencedInstanceID,
+		kafka.InvalidRecord, kafka.ProducerFenced, kafka.ResourceNotFound, kafka.DuplicateResource, kafka.UnacceptableCredential,
+		kafka.InconsistentVoterSet, kafka.InvalidUpdateVersion, kafka.FeatureUpdateFailed, kafka.PrincipalDeserializationFailure,
+		kafka.DuplicateBrokerRegistration, kafka.BrokerIDNotRegistered, kafka.InconsistentClusterID, kafka.TransactionalIDNotFound:
+		return true
+	}
+	return false
+}
+
+// judge says what a produce answer's code means for the batch. What is not
+// permanent is tried again: the same bytes do no harm.
+func judge(code kafka.Error) verdict {
+	switch {
+	case code == kafka.MessageSizeTooLarge, code == kafka.RecordListTooLarge:
 		return tooLarge
-	case kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId,
-		kafka.InvalidProducerEpoch, kafka.ProducerFenced,
-		kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.TransactionalIDAuthorizationFailed,
-		kafka.InvalidTopic, kafka.InvalidRequiredAcks, kafka.InvalidTimestamp, kafka.InvalidRecord,
-		kafka.UnsupportedVersion, kafka.UnsupportedForMessageFormat, kafka.UnsupportedCompressionType,
-		kafka.InvalidProducerIDMapping, kafka.InvalidTransactionState, kafka.PolicyViolation:
+	case permanent(code):
 		return fatal
 	}
 	return retry
+}
+
+// judgeCommit says what the code of a commit's answer means for the generation.
+func judgeCommit(code kafka.Error) verdict {
+	if permanent(code) {
+		return fatal
+	}
+	return retry // also a generation that is over: whoever heartbeats learns of it
 }
 
 // ambiguous reports whether the batch may be in the log although the answer was
@@ -44,16 +75,43 @@ func ambiguous(code kafka.Error) bool {
 	return false
 }
 
-// retriableInit reports whether asking for a producer id again may help.
-func retriableInit(code kafka.Error) bool {
-	return away(code) || code == kafka.ConcurrentTransactions
+// remedy is what to do about a code, to follow it in a message; who is the name of
+// the topic, group or owner that the request was for. Empty where there is nothing
+// to say beyond the code's own words.
+func remedy(code kafka.Error, who string) string {
+	allow := func(resource string) string {
+		return fmt.Sprintf("; allow it: kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME --operation All %s", resource)
+	}
+	switch code {
+	case kafka.TopicAuthorizationFailed:
+		return allow("--topic " + who)
+	case kafka.GroupAuthorizationFailed:
+		return allow("--group " + who)
+	case kafka.TransactionalIDAuthorizationFailed:
+		return allow("--transactional-id " + who)
+	case kafka.ClusterAuthorizationFailed:
+		return allow("--cluster")
+	case kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState, kafka.SecurityDisabled:
+		return "; check bus.sasl, bus.user and bus.password"
+	case kafka.UnsupportedVersion:
+		return "; the brokers are of a release that this program does not know: want Apache Kafka 2.1 or later"
+	case kafka.InconsistentGroupProtocol:
+		return "; another program is in this group: end it (kafka-consumer-groups.sh --describe --members --group " + who + " lists the members)"
+	case kafka.GroupMaxSizeReached:
+		return "; raise group.max.size on the brokers or start fewer processes"
+	case kafka.InvalidSessionTimeout:
+		return "; the brokers' group.min.session.timeout.ms to group.max.session.timeout.ms must include " + sessionTimeout.String()
+	}
+	return ""
 }
 
-// away reports whether a request for something other than a produce may find its
-// broker if it is made again. kafka-go says Unknown where it asked several brokers
-// and one of them did not answer.
-func away(code kafka.Error) bool {
-	return code.Temporary() || code == kafka.BrokerNotAvailable || code == kafka.Unknown
+// joinError explains why a group cannot be joined.
+func (k *Consumer) joinError(code kafka.Error) error {
+	who := k.group
+	if code == kafka.TopicAuthorizationFailed {
+		who = k.client.prefix() + k.cfg.Topics[0]
+	}
+	return component.Fatal(fmt.Errorf("joining group %s for %v: %w%s", k.group, k.cfg.Topics, code, remedy(code, who)))
 }
 
 // errorCode returns the code of an answer; ok is false for errors that are no
@@ -68,4 +126,12 @@ func errorCode(err error) (code kafka.Error, ok bool) {
 func noRoute(err error) bool {
 	return errors.Is(err, protocol.ErrNoTopic) || errors.Is(err, protocol.ErrNoPartition) || errors.Is(err, protocol.ErrNoLeader) ||
 		errors.Is(err, kafka.BrokerNotAvailable)
+}
+
+// topicUnknown reports whether the brokers, or what they last told of the
+// cluster, do not have the topic.
+func topicUnknown(err error) bool {
+	code, _ := errorCode(err)
+	return code == kafka.UnknownTopicOrPartition || code == kafka.UnknownTopicID ||
+		errors.Is(err, protocol.ErrNoTopic) || errors.Is(err, protocol.ErrNoPartition)
 }

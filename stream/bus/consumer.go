@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +28,15 @@ const (
 	joinBackoff      = 250 * time.Millisecond
 	commitEvery      = time.Second
 	// stopPatience is how long a handler may take to return after its partition
-	// was lost before that is logged.
+	// was lost; then it is cut off from the bus.
 	stopPatience = 250 * time.Millisecond
+	// abandonPatience is how long it may take in all. The others wait for this
+	// member to join again for the rebalance timeout, counted from before it heard
+	// of the rebalance, and then share out what it had.
+	abandonPatience = rebalanceTimeout - heartbeatEvery - 700*time.Millisecond
+	// commitWarnAfter is how many commits in a row may be refused before that is
+	// logged.
+	commitWarnAfter = 10
 )
 
 // ConsumerConfig sets up a Consumer.
@@ -36,6 +44,9 @@ type ConsumerConfig struct {
 	Role       string   // the group is autohedge.<role>, prefixed by the session
 	Topics     []string // all are consumed
 	KeepCopies bool
+	// Stall is how long a partition may make no progress although it has records
+	// left, before that is fatal; 0 is a minute. See Assignment.Waiting.
+	Stall time.Duration
 }
 
 // Consumer is a member of a group. It hands each partition it owns to a handler
@@ -47,6 +58,9 @@ type Consumer struct {
 	group  string
 
 	commits, generations prometheus.Counter
+
+	committing sync.Mutex
+	refused    int // commits in a row
 
 	readyOnce sync.Once
 	ready     chan struct{}
@@ -60,6 +74,9 @@ type Consumer struct {
 
 // NewConsumer makes a member; Run joins the group.
 func (c *Client) NewConsumer(cfg ConsumerConfig, env component.Env) *Consumer {
+	if cfg.Stall <= 0 {
+		cfg.Stall = defaultStall
+	}
 	group := c.Group(cfg.Role)
 	return &Consumer{
 		client: c, cfg: cfg, env: env, group: group,
@@ -70,9 +87,12 @@ func (c *Client) NewConsumer(cfg ConsumerConfig, env component.Env) *Consumer {
 
 // Run joins the group and calls handle, in a goroutine, for every partition it
 // is assigned, in every generation; its ctx ends when the partition is lost, and
-// handle must return within 250 ms of that. Run returns nil when ctx ends or
-// after a Drain has finished, and the error of a handler otherwise (a lost
-// partition's context error is none).
+// handle must return within 250 ms of that: then its Assignment and the producers
+// bound to it give ErrLost. One that has not returned after 2 s, when the partition
+// may be another member's, ends Run with a fatal error, and so the process. Run
+// returns nil when ctx ends or after a Drain has finished, and the error of a
+// handler otherwise (a lost partition's context error is none). A partition that
+// stalls, and an offset that may not be committed, are fatal too.
 func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *Assignment) error) error {
 	names := make([]string, len(k.cfg.Topics))
 	for i, t := range k.cfg.Topics {
@@ -94,8 +114,8 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 		}
 		if err != nil {
 			k.client.metrics.errors.WithLabelValues("group").Inc()
-			if code, ok := errorCode(err); ok && !temporaryForGroup(code) {
-				return component.Fatal(fmt.Errorf("joining group %s: %w", k.group, err))
+			if code, ok := errorCode(err); ok && permanent(code) {
+				return component.Fatal(k.joinError(code))
 			}
 			if failures++; failures == 10 {
 				k.env.Log.Warn("joining the group is being retried", "group", k.group, "error", err)
@@ -137,15 +157,6 @@ func (k *Consumer) join(topics, brokers []string) (*kafka.ConsumerGroup, error) 
 	return group, nil
 }
 
-// temporaryForGroup reports whether joining again may help.
-func temporaryForGroup(code kafka.Error) bool {
-	switch code {
-	case kafka.IllegalGeneration, kafka.UnknownMemberId, kafka.RebalanceInProgress, kafka.BrokerNotAvailable, kafka.Unknown:
-		return true
-	}
-	return code.Temporary()
-}
-
 // generation runs the handlers of one generation until it ends; finished says
 // that a drain is complete.
 func (k *Consumer) generation(ctx context.Context, group *kafka.ConsumerGroup, gen *kafka.Generation, handle func(context.Context, *Assignment) error) (finished bool, err error) {
@@ -158,7 +169,7 @@ func (k *Consumer) generation(ctx context.Context, group *kafka.ConsumerGroup, g
 		run, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(genCtx, cancel)()
-		finished, err = k.serve(run, gen, handle)
+		finished, err = k.serve(run, genCtx, gen, handle)
 		if finished || err != nil || ctx.Err() != nil {
 			// Leaving has to begin before this function returns, or the group
 			// would take its return for a rebalance and join again first.
@@ -176,8 +187,9 @@ type handled struct {
 }
 
 // serve hands out the assignments, commits once a second and returns when the
-// generation is over, a handler failed or all have returned.
-func (k *Consumer) serve(ctx context.Context, gen *kafka.Generation, handle func(context.Context, *Assignment) error) (finished bool, err error) {
+// generation is over, a handler failed or all have returned. Where a handler does
+// not return although its partition is lost, serve returns without it.
+func (k *Consumer) serve(ctx, genCtx context.Context, gen *kafka.Generation, handle func(context.Context, *Assignment) error) (finished bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	mine, err := k.assignments(ctx, gen)
@@ -190,9 +202,13 @@ func (k *Consumer) serve(ctx context.Context, gen *kafka.Generation, handle func
 	changed, draining := k.begin(mine)
 	defer k.finish(mine)
 
-	returned := make(chan handled)
+	returned := make(chan handled, len(mine))
 	for _, a := range mine {
-		go func() { returned <- handled{a, handle(ctx, a)} }()
+		go func() {
+			err := handle(ctx, a)
+			a.close()
+			returned <- handled{a, err}
+		}()
 	}
 	unready := len(mine)
 	if unready == 0 {
@@ -209,21 +225,31 @@ func (k *Consumer) serve(ctx context.Context, gen *kafka.Generation, handle func
 		}()
 	}
 
-	ticker := time.NewTicker(commitEvery)
-	defer ticker.Stop()
+	over := make(chan struct{})
+	defer close(over)
+	abandoned := make(chan struct{})
+	go k.revoke(genCtx, over, mine, abandoned)
+	failed := make(chan error, 2)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() { k.commitWhile(ctx, gen, mine, failed) })
+	background.Go(func() { k.watch(ctx, mine, failed) })
+
 	lost := ctx.Done()
-	var late <-chan time.Time
 	for running := len(mine); running > 0 || !draining; {
 		select {
 		case h := <-returned:
 			running--
-			h.a.close()
 			h.a.Ready()
 			if h.err != nil && !errors.Is(h.err, io.EOF) && ctx.Err() == nil {
 				err = fmt.Errorf("handling %s/%d: %w", h.a.Topic, h.a.Partition, h.err)
 				cancel()
 			}
-			k.commit(gen, h.a)
+			if cerr := k.commit(gen, h.a); cerr != nil && err == nil {
+				err = cerr
+				cancel()
+			}
 			if running == 0 && (lost == nil || err != nil) {
 				return false, err
 			}
@@ -231,8 +257,11 @@ func (k *Consumer) serve(ctx context.Context, gen *kafka.Generation, handle func
 			if unready--; unready == 0 {
 				k.setReady()
 			}
-		case <-ticker.C:
-			k.commit(gen, mine...)
+		case ferr := <-failed:
+			if err == nil {
+				err = ferr
+			}
+			cancel()
 		case <-changed:
 			changed, draining = k.state()
 		case <-lost:
@@ -240,12 +269,55 @@ func (k *Consumer) serve(ctx context.Context, gen *kafka.Generation, handle func
 				return false, err
 			}
 			lost = nil
-			late = time.After(stopPatience)
-		case <-late:
-			k.env.Log.Warn("a handler is slow to give its partition up", "group", k.group, "running", running)
+		case <-abandoned:
+			return false, k.abandonError(gen, mine)
 		}
 	}
 	return true, err
+}
+
+// revoke cuts off the handlers that have not returned in time after the
+// generation ended, and closes abandoned when one still runs after that. A
+// consumer that only stops keeps its partitions until its handlers return.
+func (k *Consumer) revoke(genCtx context.Context, over <-chan struct{}, mine []*Assignment, abandoned chan<- struct{}) {
+	select {
+	case <-genCtx.Done():
+	case <-over:
+		return
+	}
+	timer := time.NewTimer(stopPatience)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-over:
+		return
+	}
+	for _, a := range mine {
+		if a.cut() {
+			k.client.metrics.cutOff.WithLabelValues(k.group).Inc()
+			k.env.Log.Warn("a handler did not give its partition up in time and is cut off", "group", k.group,
+				"topic", a.Topic, "partition", a.Partition, "generation", a.Generation, "after", stopPatience)
+		}
+	}
+	timer.Reset(abandonPatience - stopPatience)
+	select {
+	case <-timer.C:
+		close(abandoned)
+	case <-over:
+	}
+}
+
+// abandonError names the handlers that do not return.
+func (k *Consumer) abandonError(gen *kafka.Generation, mine []*Assignment) error {
+	var names []string
+	for _, a := range mine {
+		if a.running() {
+			names = append(names, fmt.Sprintf("%s/%d", a.Topic, a.Partition))
+		}
+	}
+	return component.Fatal(fmt.Errorf("handling %s: the handler has not returned %s after generation %d of group %s ended, and another member may own the partition now: "+
+		"this process must stop; start it again, and report what it was doing (a goroutine dump is at /debug/pprof/goroutine)",
+		strings.Join(names, ", "), abandonPatience, gen.ID, k.group))
 }
 
 // assignments describes what this member owns in the generation.
@@ -268,7 +340,7 @@ func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*A
 			mine = append(mine, &Assignment{
 				Topic: topic, Partition: ids[i], Incarnation: k.client.Incarnation(topic), Generation: gen.ID,
 				Committed: max(p.Offset, -1), Start: bounds[i].Start, End: bounds[i].End,
-				consumer: k, ready: make(chan struct{}), next: -1, sent: max(p.Offset, -1),
+				consumer: k, ready: make(chan struct{}), next: -1, sent: max(p.Offset, -1), moved: time.Now(),
 			})
 		}
 	}
@@ -331,36 +403,4 @@ func (k *Consumer) Drain(ctx context.Context) error {
 	close(k.changed)
 	k.changed = make(chan struct{})
 	return nil
-}
-
-// commit sends the offsets that moved. It is called only while the generation's
-// handle is good: the broker refuses what comes later, and then the offset stays
-// where the next owner expects it.
-func (k *Consumer) commit(gen *kafka.Generation, from ...*Assignment) {
-	offsets := make(map[string]map[int]int64)
-	sent := make(map[*Assignment]int64)
-	for _, a := range from {
-		next, moved := a.uncommitted()
-		if !moved {
-			continue
-		}
-		name := k.client.prefix() + a.Topic
-		if offsets[name] == nil {
-			offsets[name] = make(map[int]int64)
-		}
-		offsets[name][int(a.Partition)] = next
-		sent[a] = next
-	}
-	if len(offsets) == 0 {
-		return
-	}
-	if err := gen.CommitOffsets(offsets); err != nil {
-		k.client.metrics.errors.WithLabelValues("commit").Inc()
-		k.env.Log.Debug("commit was refused", "group", k.group, "error", err)
-		return
-	}
-	k.commits.Inc()
-	for a, next := range sent {
-		a.committed(next)
-	}
 }

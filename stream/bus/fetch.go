@@ -70,6 +70,7 @@ func newFetcher(c *Client, topic string, partition int32, from int64, compacted 
 func (f *fetcher) run(ctx context.Context) {
 	defer close(f.chunks)
 	failures, misfits := 0, 0
+	var unknownSince time.Time
 	for {
 		c, err := f.once(ctx)
 		var bad *misfit
@@ -82,7 +83,7 @@ func (f *fetcher) run(ctx context.Context) {
 			if failures > 20 {
 				f.env.Log.Info("fetch works again", "topic", f.topic, "partition", f.partition)
 			}
-			failures, misfits = 0, 0
+			failures, misfits, unknownSince = 0, 0, time.Time{}
 			if c.buf == nil {
 				continue // nothing new
 			}
@@ -106,7 +107,18 @@ func (f *fetcher) run(ctx context.Context) {
 			f.client.metrics.errors.WithLabelValues("reader").Inc()
 			f.err = err
 			return
+		case topicUnknown(err) && !unknownSince.IsZero() && time.Since(unknownSince) > topicGone:
+			f.client.metrics.errors.WithLabelValues("reader").Inc()
+			f.err = component.Fatal(fmt.Errorf("reading %s/%d: the topic has been unknown to the brokers for %s; start again where it was deleted, which creates it anew (see \"autohedge topics\"): %w",
+				f.topic, f.partition, topicGone, err))
+			return
 		default:
+			switch {
+			case !topicUnknown(err):
+				unknownSince = time.Time{}
+			case unknownSince.IsZero():
+				unknownSince = time.Now()
+			}
 			f.retries.Inc()
 			if failures++; failures == 20 {
 				f.env.Log.Warn("fetch is being retried", "topic", f.topic, "partition", f.partition, "error", err)
@@ -144,7 +156,7 @@ func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 		return c, fmt.Errorf("fetch answer is a %T", res)
 	}
 	if answer.ErrorCode != 0 {
-		return c, kafka.Error(answer.ErrorCode)
+		return c, f.answerError(ctx, kafka.Error(answer.ErrorCode))
 	}
 	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 || answer.Topics[0].Topic != f.name || answer.Topics[0].Partitions[0].Partition != f.partition {
 		return c, errors.New("fetch answer is for another partition")
@@ -187,8 +199,9 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 			return f.client.outside(Truncated, f.topic, f.partition, f.next, b)
 		}
 		return code
-	case kafka.TopicAuthorizationFailed:
-		return component.Fatal(fmt.Errorf("reading %s/%d: %w", f.topic, f.partition, code))
+	}
+	if permanent(code) {
+		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w%s", f.topic, f.partition, f.next, code, remedy(code, f.name)))
 	}
 	return code
 }

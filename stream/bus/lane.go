@@ -318,16 +318,19 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 		case answered && ambiguous(code):
 			b.sent = true
 		}
-		if answered && code == kafka.UnknownTopicOrPartition {
+		if topicUnknown(err) {
 			if unknownSince.IsZero() {
 				unknownSince = time.Now()
 			} else if time.Since(unknownSince) > topicGone {
-				return -1, l.giveUp(b, code, err)
+				return -1, l.giveUp(b, kafka.UnknownTopicOrPartition, err)
 			}
 		} else {
 			unknownSince = time.Time{}
 		}
-		l.retries.Inc()
+		if l.retries.Inc(); attempt == 0 {
+			l.p.client.retrying.Add(1)
+			defer l.p.client.retrying.Add(-1)
+		}
 		if attempt == 10 {
 			l.p.env.Log.Warn("produce is being retried", "topic", l.topic, "partition", l.partition, "error", err)
 		}
@@ -408,9 +411,13 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 		err = fmt.Errorf("%s: the broker lost track of sequence %d of producer %d epoch %d; start again, and read the log's end to see what landed: %w",
 			where, l.sequence, l.p.id, l.p.epoch, err)
 	case kafka.UnknownTopicOrPartition:
-		err = fmt.Errorf("%s: the topic is gone since %s: %w", where, topicGone, err)
+		err = fmt.Errorf("%s: the topic has been unknown to the brokers for %s; start again where it was deleted, which creates it anew (see \"autohedge topics\"): %w", where, topicGone, err)
 	default:
-		err = fmt.Errorf("%s: %w", where, err)
+		who := l.name
+		if code == kafka.TransactionalIDAuthorizationFailed {
+			who = l.p.client.prefix() + "autohedge." + l.p.owns()
+		}
+		err = fmt.Errorf("%s: %w%s", where, err, remedy(code, who))
 	}
 	err = component.Fatal(err)
 	l.p.fail(err)

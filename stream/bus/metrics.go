@@ -31,6 +31,7 @@ type metrics struct {
 	secondCopies    *prometheus.CounterVec
 	commits         *prometheus.CounterVec
 	rebalances      *prometheus.CounterVec
+	cutOff          *prometheus.CounterVec
 	errors          *prometheus.CounterVec
 }
 
@@ -71,6 +72,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		secondCopies:   counter("second_copies_total", "Records that the rule on second copies drops.", "topic"),
 		commits:        counter("commits_total", "Offset commits accepted.", "group"),
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),
+		cutOff:         counter("handlers_cut_off_total", "Handlers that had not returned 250 ms after their partition was lost.", "group"),
 		errors:         counter("errors_total", "Errors by the part of the bus they occurred in.", "part"),
 	}
 }

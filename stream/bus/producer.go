@@ -171,8 +171,8 @@ func (c *Client) initProducer(ctx context.Context, owner string, env component.E
 		if err == nil {
 			err = fmt.Errorf("broker gave producer id %d", res.Producer.ProducerID)
 		}
-		if code, ok := errorCode(err); ok && !retriableInit(code) {
-			return 0, 0, fmt.Errorf("asking for a producer id: %w", err)
+		if code, ok := errorCode(err); ok && permanent(code) {
+			return 0, 0, component.Fatal(fmt.Errorf("asking for a producer id for owner %q: %w%s", owner, err, remedy(code, owner)))
 		}
 		if attempt == 20 {
 			env.Log.Warn("waiting for a producer id", "error", err)

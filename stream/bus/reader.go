@@ -59,6 +59,7 @@ type Reader struct {
 	copies          *copies // nil where no record can be one
 
 	end      atomic.Int64 // of EndAt; noEnd when there is none
+	revoked  atomic.Pointer[error]
 	endMoved chan struct{}
 
 	position int64 // of the next record to deliver
@@ -84,7 +85,7 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 // openReader is NewReader with the bounds taken by that method.
 func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component.Env, take func(context.Context, string, []int32) ([]Bounds, error)) (*Reader, error) {
 	if n := c.Partitions(cfg.Topic); cfg.Partition < 0 || cfg.Partition >= n {
-		return nil, fmt.Errorf("reading %s/%d: the topic has %d partitions", cfg.Topic, cfg.Partition, n)
+		return nil, component.Fatal(fmt.Errorf("reading %s/%d: the topic has %d partitions", cfg.Topic, cfg.Partition, n))
 	}
 	all, err := take(ctx, cfg.Topic, []int32{cfg.Partition})
 	if err != nil {
@@ -132,6 +133,9 @@ func (c *Client) outside(fault LogFault, topic string, partition int32, offset i
 func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 	r.out = r.out[:0]
 	for {
+		if err := r.revoked.Load(); err != nil {
+			return nil, *err
+		}
 		if end := r.end.Load(); end != noEnd && r.position >= end {
 			return nil, io.EOF
 		}
@@ -148,6 +152,9 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 		select {
 		case chunk, ok := <-r.fetch.chunks:
 			if !ok {
+				if err := r.revoked.Load(); err != nil {
+					return nil, *err
+				}
 				return nil, r.fetch.err
 			}
 			r.chunk, r.rest = chunk, chunk.data()
@@ -252,6 +259,12 @@ func (r *Reader) EndAt(offset int64) {
 	case r.endMoved <- struct{}{}:
 	default:
 	}
+}
+
+// revoke makes Next return the error from now on. Safe for concurrent use.
+func (r *Reader) revoke(err error) {
+	r.revoked.Store(&err)
+	r.cancel()
 }
 
 // Close releases the reader.
