@@ -21,9 +21,10 @@ import (
 
 const testPartitions = 3
 
-// cluster is an embedded broker with its topics.
+// cluster is a broker with the test's topics.
 type cluster struct {
 	t        *testing.T
+	cfg      bus.Config
 	client   *bus.Client
 	producer *bus.Producer
 }
@@ -31,12 +32,7 @@ type cluster struct {
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	ctx := context.Background()
-	broker, err := bus.StartEmbedded(ctx, bus.EmbeddedConfig{Addr: "127.0.0.1:0", Partitions: testPartitions}, component.Discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := bus.DefaultConfig()
-	cfg.Brokers, cfg.Partitions = []string{broker.Addr()}, testPartitions
+	cfg := startBroker(t)
 	client, err := bus.Connect(ctx, cfg, component.Discard())
 	if err != nil {
 		t.Fatal(err)
@@ -55,11 +51,8 @@ func startCluster(t *testing.T) *cluster {
 		if err := client.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := broker.Close(); err != nil {
-			t.Error(err)
-		}
 	})
-	return &cluster{t, client, producer}
+	return &cluster{t, cfg, client, producer}
 }
 
 // feed appends records to md.

@@ -17,6 +17,7 @@ type metrics struct {
 	partitions                                          prometheus.Gauge
 	snapshots, snapshotFailures                         prometheus.Counter
 	snapshotBytes                                       *prometheus.GaugeVec
+	restores                                            *prometheus.CounterVec
 	snapshot                                            prometheus.Histogram
 }
 
@@ -44,6 +45,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10)})),
 		snapshots:        counter("snapshots_total", "Snapshots of a partition's state that were saved whole."),
 		snapshotFailures: counter("snapshot_failures_total", "Snapshots that could not be saved or restored; the log says why."),
+		restores: component.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "autohedge_signals_restores_total", Help: "Partitions taken over, by what the replay began with: snapshot, memory or start (of the log)."}, []string{"from"})),
 		snapshotBytes: component.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "autohedge_signals_snapshot_bytes", Help: "Size of the last snapshot of each partition of md."}, []string{"partition"})),
 		snapshot: component.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{

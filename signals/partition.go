@@ -127,6 +127,9 @@ func (o *owner) run(ctx context.Context) error {
 	}
 	o.a.Ready()
 	for {
+		if err := o.save(ctx); err != nil {
+			return err
+		}
 		records, err := o.next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
@@ -142,9 +145,6 @@ func (o *owner) run(ctx context.Context) error {
 		o.position = o.a.Position() // second copies are passed
 		o.out.processed(o.position)
 		o.count()
-		if err := o.save(ctx); err != nil {
-			return err
-		}
 	}
 	if err := o.out.wait(ctx); err != nil {
 		return err

@@ -77,6 +77,7 @@ func (o *owner) restore(ctx context.Context) error {
 	o.out.processed(end)
 	o.live = true
 	o.role.metrics.replayed.Add(float64(replayed))
+	o.role.metrics.restores.WithLabelValues(b.from).Inc()
 	o.role.metrics.restore.Observe(time.Since(began).Seconds())
 	o.role.env.Log.Info("restored a partition", "topic", o.a.Topic, "partition", o.a.Partition, "from", b.from, "offset", end, "replayed", replayed,
 		"rule_set", o.role.set.Hash.String())
