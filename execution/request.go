@@ -129,7 +129,13 @@ func withClient(ctx context.Context, connect Connect, f func(*bus.Client) error)
 	if err != nil {
 		return err
 	}
-	if err := client.EnsureTopics(ctx); err != nil {
+	// A halt does not wait until every setting of every topic is right.
+	err = client.EnsureTopics(ctx)
+	var wrong *bus.TopicsError
+	if errors.As(err, &wrong) {
+		err = client.AttachTopics(ctx)
+	}
+	if err != nil {
 		return errors.Join(err, client.Close())
 	}
 	return errors.Join(f(client), client.Close())

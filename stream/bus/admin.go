@@ -1,11 +1,11 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,13 +19,28 @@ import (
 // EnsureTopics creates what is missing of event.Topics, checks the rest and
 // gives each topic its incarnation. It is idempotent and safe to run at once in
 // several processes. It must be called before producers and consumers are made.
+//
+// A *TopicsError says what is not as it must be, in all topics; it is fatal. The
+// settings of topics that this call created are mended at once where the
+// brokers' defaults are wrong.
 func (c *Client) EnsureTopics(ctx context.Context) error {
-	if err := c.createTopics(ctx); err != nil {
+	created, err := c.createTopics(ctx)
+	if err != nil {
 		return fmt.Errorf("creating topics: %w", err)
 	}
 	found, err := c.checkTopics(ctx)
 	if err != nil {
 		return fmt.Errorf("checking topics: %w", err)
+	}
+	states, err := c.settle(ctx)
+	if err == nil && len(created) > 0 && slices.ContainsFunc(states, TopicState.bad) {
+		states, err = c.mendNew(ctx, states, created)
+	}
+	if err != nil {
+		return fmt.Errorf("checking topics: %w", err)
+	}
+	if err := c.verdict(states); err != nil {
+		return component.Fatal(fmt.Errorf("checking topics: %w", err))
 	}
 	c.setPartitions(found)
 	view, err := c.ensureIncarnations(ctx)
@@ -48,50 +63,35 @@ func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConf
 	if spec.Single {
 		partitions = 1
 	}
-	entries := []kafka.ConfigEntry{}
-	set := func(name, value string) {
-		entries = append(entries, kafka.ConfigEntry{ConfigName: name, ConfigValue: value})
-	}
-	switch {
-	case spec.Compacted:
-		set("cleanup.policy", "compact")
-		// What was replaced stays for an hour, so that nobody who is reading the
-		// topic has it compacted away before them.
-		set("min.compaction.lag.ms", strconv.FormatInt(time.Hour.Milliseconds(), 10))
-	case spec.Forever:
-		set("cleanup.policy", "delete")
-		set("retention.ms", "-1")
-		set("retention.bytes", "-1")
-	default:
-		set("cleanup.policy", "delete")
-		set("retention.ms", strconv.FormatInt(c.cfg.Retention.Milliseconds(), 10))
-		set("retention.bytes", strconv.FormatInt(c.cfg.RetentionBytes, 10))
-	}
-	if replicas >= 3 {
-		set("min.insync.replicas", "2")
+	var entries []kafka.ConfigEntry
+	for _, s := range c.settings(spec, replicas) {
+		if s.given {
+			entries = append(entries, kafka.ConfigEntry{ConfigName: s.name, ConfigValue: s.value})
+		}
 	}
 	return kafka.TopicConfig{Topic: c.prefix() + spec.Name, NumPartitions: partitions, ReplicationFactor: replicas, ConfigEntries: entries}
 }
 
 // createTopics creates what is missing. A topic that is missing although meta
-// knows its life was deleted: that is refused.
-func (c *Client) createTopics(ctx context.Context) error {
+// knows its life was deleted: that is refused. The brokers' names of what was
+// created are returned.
+func (c *Client) createTopics(ctx context.Context) (created []string, err error) {
 	exists, replicas, err := c.existing(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	missing := c.missing(exists)
 	if len(missing) > 0 {
 		// What is known may be from before a broker came up.
 		c.refresh(ctx)
 		if exists, replicas, err = c.existing(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		missing = c.missing(exists)
 	}
 	if len(missing) > 0 && exists[event.TopicMeta] {
 		if err := c.refuseDeleted(ctx, missing); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	return c.create(ctx, missing, replicas)
@@ -156,26 +156,29 @@ func (c *Client) refuseDeleted(ctx context.Context, missing []event.TopicSpec) e
 	return nil
 }
 
-// create creates topics; those that are there by now are left alone.
-func (c *Client) create(ctx context.Context, specs []event.TopicSpec, replicas int) (err error) {
+// create creates topics and returns the brokers' names of them; those that are
+// there by now are left alone.
+func (c *Client) create(ctx context.Context, specs []event.TopicSpec, replicas int) (created []string, err error) {
 	missing := make([]kafka.TopicConfig, len(specs))
 	for i, spec := range specs {
 		missing[i] = c.topicConfig(spec, replicas)
 	}
 	for attempt := 0; len(missing) > 0; attempt++ {
-		if missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 30) {
-			return err
+		var made []string
+		if made, missing, err = c.tryCreate(ctx, missing); err != nil && (len(missing) == 0 || ctx.Err() != nil || attempt == 30) {
+			return nil, err
 		}
+		created = append(created, made...)
 		if attempt == 3 && len(missing) > 0 {
 			c.env.Log.Warn("creating topics is being retried", "error", err)
 		}
 		if len(missing) > 0 {
 			if sleep(ctx, backoff(attempt+3)) != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return created, nil
 }
 
 // replicas is how many replicas a new topic gets. A broker that is down just now
@@ -188,34 +191,56 @@ func (c *Client) replicas(up int) int {
 	return min(3, max(up, len(c.cfg.Brokers)))
 }
 
-// tryCreate asks for the topics and returns those to ask for again; with them,
-// an error is temporary.
-func (c *Client) tryCreate(ctx context.Context, missing []kafka.TopicConfig) (left []kafka.TopicConfig, err error) {
+// tryCreate asks for the topics and returns those that it made and those to ask
+// for again; with the latter, an error is temporary.
+func (c *Client) tryCreate(ctx context.Context, missing []kafka.TopicConfig) (made []string, left []kafka.TopicConfig, err error) {
 	call, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
 	res, err := c.kafka.CreateTopics(call, &kafka.CreateTopicsRequest{Topics: missing})
 	if err != nil {
-		return missing, err
+		return nil, missing, err
 	}
 	for _, t := range missing {
 		terr := res.Errors[t.Topic]
 		code, _ := errorCode(terr)
 		switch {
-		case terr == nil, code == kafka.TopicAlreadyExists:
+		case terr == nil:
+			made = append(made, t.Topic)
+		case code == kafka.TopicAlreadyExists:
 		case code.Temporary():
 			left, err = append(left, t), terr
 		case code == kafka.InvalidReplicationFactor:
 			left, err = append(left, t), fmt.Errorf("topic %s is to have %d replicas and fewer brokers are up: start the others, or set kafka.replication to how many there are: %w",
 				t.Topic, t.ReplicationFactor, terr)
 		default:
-			return nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w", t.Topic, t.NumPartitions, t.ReplicationFactor, terr)
+			return made, nil, fmt.Errorf("topic %s (%d partitions, %d replicas): %w%s", t.Topic, t.NumPartitions, t.ReplicationFactor, terr, c.createHint(code, t))
 		}
 	}
-	return left, err
+	return made, left, err
+}
+
+// createHint says how somebody else creates a topic that this user may not.
+func (c *Client) createHint(code kafka.Error, t kafka.TopicConfig) string {
+	if code != kafka.TopicAuthorizationFailed && code != kafka.ClusterAuthorizationFailed && code != kafka.PolicyViolation {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, ": let somebody who may create it: `kafka-topics.sh --bootstrap-server %s --create --topic %s --partitions %d --replication-factor %d",
+		c.cfg.Brokers[0], t.Topic, t.NumPartitions, t.ReplicationFactor)
+	for _, e := range t.ConfigEntries {
+		fmt.Fprintf(&b, " --config %s=%s", e.ConfigName, e.ConfigValue)
+	}
+	b.WriteString("`")
+	if code != kafka.PolicyViolation {
+		user := cmp.Or(c.cfg.User, "ANONYMOUS")
+		fmt.Fprintf(&b, ", or allow user %q to: `kafka-acls.sh --bootstrap-server %s --add --allow-principal User:%s --operation All --topic %s`",
+			user, c.cfg.Brokers[0], user, t.Topic)
+	}
+	return b.String()
 }
 
 // checkTopics waits until every partition of every topic has a leader and
-// returns the partition counts. A keyed topic with another count is refused.
+// returns the partition counts.
 func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
 	names := make([]string, len(event.Topics))
 	for i, spec := range event.Topics {
@@ -234,46 +259,25 @@ func (c *Client) checkThese(ctx context.Context, names []string) (map[string]int
 		found := make(map[string]int32, len(event.Topics))
 		var missing string
 		for _, topic := range names {
-			spec, _ := event.Topic(topic)
 			name := c.prefix() + topic
-			i := slices.IndexFunc(meta.Topics, func(t kafka.Topic) bool { return t.Name == name && t.Error == nil })
-			if i < 0 {
+			t, ok := topicIn(meta, name)
+			if !ok || slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Leader.Host == "" }) {
 				missing = name
 				continue
 			}
-			parts := meta.Topics[i].Partitions
-			if slices.ContainsFunc(parts, func(p kafka.Partition) bool { return p.Leader.Host == "" }) {
-				missing = name
-			}
-			want := c.cfg.Partitions
-			if spec.Single {
-				want = 1
-			}
-			if len(parts) != want {
-				return nil, component.Fatal(c.wrongPartitions(name, spec, len(parts), want))
-			}
-			found[spec.Name] = int32(len(parts))
+			found[topic] = int32(len(t.Partitions))
 		}
 		if missing == "" {
 			return found, nil
 		}
 		if attempt == 100 {
-			return nil, fmt.Errorf("topic %s has no leader", missing)
+			return nil, fmt.Errorf("topic %s has no leader: start the brokers that hold it; `autohedge topics` shows which partitions", missing)
 		}
 		c.refresh(ctx)
 		if err := sleep(ctx, min(20*time.Millisecond<<min(attempt, 5), 300*time.Millisecond)); err != nil {
 			return nil, err
 		}
 	}
-}
-
-func (c *Client) wrongPartitions(name string, spec event.TopicSpec, has, want int) error {
-	remove := fmt.Sprintf("`kafka-topics.sh --bootstrap-server %s --delete --topic %s`", c.cfg.Brokers[0], name)
-	if spec.Single {
-		return fmt.Errorf("topic %s has %d partitions, it must have 1: delete it with %s and start again", name, has, remove)
-	}
-	return fmt.Errorf("topic %s has %d partitions, bus.partitions is %d, and keys would move: set bus.partitions to %d, or delete the topic with %s and start again",
-		name, has, want, has, remove)
 }
 
 func (c *Client) metadata(ctx context.Context) (*kafka.MetadataResponse, error) {

@@ -75,7 +75,7 @@ func (c *Client) beginLives(ctx context.Context, topics []string, discard bool, 
 	absent := slices.DeleteFunc(c.missing(exists), func(s event.TopicSpec) bool {
 		return s.Name != event.TopicMeta && !slices.Contains(topics, s.Name)
 	})
-	if err := c.create(ctx, absent, replicas); err != nil {
+	if _, err := c.create(ctx, absent, replicas); err != nil {
 		return nil, fmt.Errorf("creating topics: %w", err)
 	}
 	found, err := c.checkThese(ctx, append(topics, event.TopicMeta))

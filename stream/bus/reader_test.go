@@ -163,7 +163,18 @@ func TestOffsetGap(t *testing.T) {
 	for _, topic := range []string{event.TopicMeta, event.TopicControl, event.TopicInstruments} {
 		b.createTopic(t, topic, 1, compactible)
 	}
-	c := connect(t, testConfig(b.Addr()))
+	c, err := Connect(t.Context(), testConfig(b.Addr()), component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	// EnsureTopics refuses a control topic that is compacted.
+	eventually(t, "the topics are there", 10*time.Second, func() bool {
+		if err := c.AttachTopics(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return c.Partitions(event.TopicMeta)+c.Partitions(event.TopicControl)+c.Partitions(event.TopicInstruments) == 3
+	})
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	add := func(topic string, i int) {
 		key := []byte{'a' + byte(i%3)}
@@ -207,7 +218,7 @@ func TestOffsetGap(t *testing.T) {
 		t.Errorf("below the start of a compacted topic: %v, %v", got, err)
 	}
 	r = newReader(t, c, ReaderConfig{Topic: event.TopicControl, Offset: FromStart})
-	_, err := next(t, r, 2)
+	_, err = next(t, r, 2)
 	if !component.IsFatal(err) || !strings.Contains(err.Error(), "reading control/0: the log goes on at offset 6 where 1 is next: 5 records are missing") {
 		t.Errorf("a gap gave %v", err)
 	}

@@ -120,7 +120,8 @@ func (e *engine) connect(ctx context.Context, needStore bool) error {
 
 func (e *engine) connectKafka(ctx context.Context) error {
 	cfg := e.cfg.Kafka
-	if len(cfg.Brokers) == 0 {
+	own := len(cfg.Brokers) == 0
+	if own {
 		addr, err := e.embeddedKafka(ctx)
 		if err != nil {
 			return err
@@ -132,6 +133,9 @@ func (e *engine) connectKafka(ctx context.Context) error {
 		return err
 	}
 	e.client = client
+	if own {
+		return ensureOwnTopics(ctx, client, e.env)
+	}
 	return client.EnsureTopics(ctx)
 }
 

@@ -100,7 +100,7 @@ func (t *tool) switchKill(ctx context.Context, request func(context.Context, exe
 		return err
 	}
 	paths := execution.Paths{PaperDir: f.Paper(), HaltFile: f.Halt(), Socket: f.Socket()}
-	report, err := request(ctx, paths, func(ctx context.Context) (*bus.Client, error) { return t.kafkaClient(ctx, "") })
+	report, err := request(ctx, paths, func(ctx context.Context) (*bus.Client, error) { return t.connectKafka(ctx, "") })
 	for _, w := range report.Warnings {
 		fmt.Fprintln(t.err, "warning:", w)
 	}

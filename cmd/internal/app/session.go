@@ -24,7 +24,7 @@ dot, and it lands in database autohedge_NAME.`,
 	list := &cobra.Command{
 		Use: "list", Short: "List sessions", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.kafkaClient(cmd.Context(), "")
+			client, err := t.connectKafka(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -49,7 +49,7 @@ dot, and it lands in database autohedge_NAME.`,
 			if !sessionName.MatchString(name) {
 				return withCode(exitUsage, fmt.Errorf("%q is no session name: want lower-case letters, digits and _, a letter first", name))
 			}
-			client, err := t.kafkaClient(cmd.Context(), "")
+			client, err := t.connectKafka(cmd.Context(), "")
 			if err != nil {
 				return err
 			}

@@ -51,8 +51,21 @@ func (t *tool) openFolder(cfg config.Config) (*folder.Folder, error) {
 }
 
 // kafkaClient connects a tool to the configured Kafka, or to the one that the
-// data folder's owner runs.
+// data folder's owner runs. The topics are taken as they are: a tool neither
+// creates nor refuses them.
 func (t *tool) kafkaClient(ctx context.Context, session string) (*bus.Client, error) {
+	client, err := t.connectKafka(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.AttachTopics(ctx); err != nil {
+		return nil, errors.Join(withCode(exitDown, err), client.Close())
+	}
+	return client, nil
+}
+
+// connectKafka is kafkaClient without a look at the topics.
+func (t *tool) connectKafka(ctx context.Context, session string) (*bus.Client, error) {
 	cfg, err := t.loadConfig()
 	if err != nil {
 		return nil, err
@@ -86,9 +99,6 @@ func (t *tool) kafkaClient(ctx context.Context, session string) (*bus.Client, er
 		if err != nil {
 			return nil, errors.Join(err, client.Close())
 		}
-	}
-	if err := client.EnsureTopics(ctx); err != nil {
-		return nil, errors.Join(withCode(exitDown, err), client.Close())
 	}
 	return client, nil
 }
