@@ -27,7 +27,8 @@ const copyWindow = 65_536
 // identity, nor has what does not decode; they are never copies.
 type copies struct {
 	window  int64
-	series  map[string]*series
+	series  seriesTable
+	tails   map[uint32][]quoteStep // by series, see quote
 	scratch []byte
 
 	// numbered holds the trades with a number, others all other identities. What
@@ -42,17 +43,10 @@ type copies struct {
 	seed2    maphash.Seed
 }
 
-// series is one channel of one key.
-type series struct {
-	id      uint32
-	highest uint64 // trade number
-	quotes  quoteWindow
-}
-
 // newCopies returns an empty memory; window is copyWindow but in tests.
 func newCopies(window int64) *copies {
 	return &copies{
-		window: window, series: make(map[string]*series), numbered: idWindow{window: window}, others: idWindow{window: window},
+		window: window, tails: make(map[uint32][]quoteStep), numbered: idWindow{window: window}, others: idWindow{window: window},
 		seed1: maphash.MakeSeed(), seed2: maphash.MakeSeed(),
 	}
 }
@@ -67,7 +61,7 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 			return false
 		}
 		if m.number != 0 {
-			return c.seriesOf(key, t, m.channel).quotes.second(c.window, offset, m.number)
+			return c.quote(c.seriesOf(key, t, m.channel), offset, m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeTrade:
@@ -101,16 +95,15 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 	return c.other(offset)
 }
 
-// other judges the identity in scratch by its hash: 95 bits with random seeds,
-// so that a false match has a chance of 2^-79 a record.
+// other judges the identity in scratch by its hash.
 func (c *copies) other(offset int64) bool {
-	h1, h2 := maphash.Bytes(c.seed1, c.scratch)|1, uint32(maphash.Bytes(c.seed2, c.scratch))
+	h1, h2 := c.hash()
 	return c.others.second(offset, h1, h2)
 }
 
 func (c *copies) trade(offset int64, s *series, number uint64) bool {
-	if number > s.highest {
-		s.highest = number
+	if number > s.number {
+		s.number = number
 		c.note(idEntry{h1: number, h2: s.id, at: uint32(offset)}, offset)
 		return false
 	}
@@ -138,16 +131,6 @@ func (c *copies) note(e idEntry, offset int64) {
 	if c.oldest++; c.oldest == len(c.pending) {
 		c.oldest = 0
 	}
-}
-
-func (c *copies) seriesOf(key []byte, t event.Type, channel uint64) *series {
-	c.scratch = binary.AppendUvarint(append(append(c.scratch[:0], byte(t)), key...), channel)
-	s := c.series[string(c.scratch)]
-	if s == nil {
-		s = &series{id: uint32(len(c.series)), quotes: quoteWindow{at: -c.window - 1}}
-		c.series[string(c.scratch)] = s
-	}
-	return s
 }
 
 // marketID is what identifies a market data record within its key, the same as
@@ -291,41 +274,6 @@ func derivedID(value []byte) (id []byte, ok bool) {
 	}
 	id, n = protowire.ConsumeBytes(b[n:])
 	return id, n >= 0 && len(id) == len(event.ID{})
-}
-
-// quoteWindow holds what it takes to know the highest sequence of one key and
-// channel within the window: the highest, and, where copies came after it, the
-// falling steps behind it.
-type quoteWindow struct {
-	seq  uint64
-	at   int64
-	tail []quoteStep // falling sequences at rising offsets
-}
-
-type quoteStep struct {
-	seq uint64
-	at  int64
-}
-
-func (w *quoteWindow) second(window, offset int64, seq uint64) bool {
-	for w.at < offset-window && len(w.tail) > 0 {
-		w.seq, w.at = w.tail[0].seq, w.tail[0].at
-		w.tail = w.tail[:copy(w.tail, w.tail[1:])]
-	}
-	if w.at < offset-window || seq > w.seq {
-		w.seq, w.at, w.tail = seq, offset, w.tail[:0]
-		return false
-	}
-	if seq == w.seq {
-		w.at, w.tail = offset, w.tail[:0]
-		return true
-	}
-	n := len(w.tail)
-	for n > 0 && w.tail[n-1].seq <= seq {
-		n--
-	}
-	w.tail = append(w.tail[:n], quoteStep{seq, offset})
-	return true
 }
 
 // idWindow remembers the identities of the last records: two tables that cover

@@ -77,6 +77,10 @@ type Reader struct {
 
 const noEnd = int64(-1)
 
+// maxNext is how many records Next returns at most: as many as stay in a core's
+// cache until the caller has seen them.
+const maxNext = 512
+
 // NewReader opens a reader; Close ends it. An offset outside the log is fatal.
 func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.Env) (*Reader, error) {
 	return c.openReader(ctx, cfg, env, c.bounds)
@@ -172,7 +176,7 @@ func (r *Reader) parse() error {
 		end = 1<<63 - 1
 	}
 	var seen, copied int
-	for r.position < end {
+	for r.position < end && len(r.out) < maxNext {
 		if r.left == 0 {
 			if len(r.rest) == 0 {
 				break
@@ -231,7 +235,7 @@ func (r *Reader) endOfBatch() int64 { return max(r.batch.last+1, r.from) }
 
 // nextBatch begins the next batch of the chunk; the fetcher has checked it.
 func (r *Reader) nextBatch() error {
-	h, records, err := parseBatch(r.rest)
+	h, records, err := parseHead(r.rest)
 	if err != nil {
 		return component.Fatal(fmt.Errorf("reading %s/%d: %w", r.cfg.Topic, r.cfg.Partition, err))
 	}

@@ -55,6 +55,17 @@ type batchHead struct {
 // parseBatch reads and checks the head and the CRC of the batch that b begins
 // with; records are its records as they stand there, compressed or not.
 func parseBatch(b []byte) (h batchHead, records []byte, err error) {
+	if h, records, err = parseHead(b); err != nil {
+		return h, nil, err
+	}
+	if want, got := binary.BigEndian.Uint32(b[crcAt:]), crc32.Checksum(b[attrsAt:h.size], castagnoli); want != got {
+		return h, nil, fmt.Errorf("record batch at offset %d: checksum is %08x, its bytes give %08x", h.base, want, got)
+	}
+	return h, records, nil
+}
+
+// parseHead is parseBatch without the CRC, for bytes whose CRC was checked.
+func parseHead(b []byte) (h batchHead, records []byte, err error) {
 	if len(b) < lengthAt+4 {
 		return h, nil, errPartial
 	}
@@ -69,9 +80,6 @@ func parseBatch(b []byte) (h batchHead, records []byte, err error) {
 	}
 	if b[magicAt] != 2 {
 		return h, nil, fmt.Errorf("record batch of format %d: only 2 is read", b[magicAt])
-	}
-	if want, got := binary.BigEndian.Uint32(b[crcAt:]), crc32.Checksum(b[attrsAt:h.size], castagnoli); want != got {
-		return h, nil, fmt.Errorf("record batch at offset %d: checksum is %08x, its bytes give %08x", h.base, want, got)
 	}
 	h.attrs = binary.BigEndian.Uint16(b[attrsAt:])
 	delta := int32(binary.BigEndian.Uint32(b[lastDeltaAt:]))
