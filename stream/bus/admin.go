@@ -183,7 +183,8 @@ func (c *Client) create(ctx context.Context, specs []event.TopicSpec, replicas i
 
 // replicas is how many replicas a new topic gets. A broker that is down just now
 // is not among those that are up, and for want of it a topic would keep too few
-// for good: as many as are configured are waited for.
+// for good: so those that are configured count. Apache Kafka gives its share also
+// to one that is down; one that never was up is waited for.
 func (c *Client) replicas(up int) int {
 	if c.cfg.Replication > 0 {
 		return c.cfg.Replication

@@ -32,8 +32,7 @@ func TestClusterDiskFull(t *testing.T) {
 	})
 	// Those who may not mount a disk limit the size of the broker's files instead.
 	t.Run("by a limit of its files", func(t *testing.T) {
-		needCluster(t)
-		c := startOwnCluster(t, kafkatest.ClusterConfig{})
+		c := startCluster(t)
 		testDiskFull(t, c, func() {
 			if err := c.Broker(diskVictim).LimitFiles(6 << 20); err != nil {
 				t.Fatal(err)
