@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +36,7 @@ type Client struct {
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls       *tls.Config
 	sasl      sasl.Mechanism
+	seeds     []string // host:port of the brokers, those configured first
 
 	retrying atomic.Int64 // batches of its producers that the brokers have not taken at the first try
 
@@ -69,15 +72,33 @@ func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(c
 		MetadataTTL: 2 * time.Second, ClientID: clientID, TLS: c.tls, SASL: c.sasl,
 	}
 	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
-	if err := c.probe(ctx); err != nil {
+	brokers, err := c.probe(ctx)
+	if err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("connecting to Kafka at %v: %w", cfg.Brokers, err)
 	}
+	c.learn(brokers)
 	return c, nil
 }
 
-// probe asks for the cluster's layout until a broker answers.
-func (c *Client) probe(ctx context.Context) error {
+// learn adds the brokers to those that are asked for the cluster's layout and for
+// coordinators: when only one was configured, it may go down and the others not.
+func (c *Client) learn(brokers []kafka.Broker) {
+	c.seeds = slices.Clone(c.cfg.Brokers)
+	for _, b := range brokers {
+		if addr := net.JoinHostPort(b.Host, strconv.Itoa(b.Port)); !slices.Contains(c.seeds, addr) {
+			c.seeds = append(c.seeds, addr)
+		}
+	}
+	if len(c.seeds) > len(c.cfg.Brokers) {
+		c.transport.CloseIdleConnections() // kafka-go has a pool for each list
+		c.kafka.Addr = kafka.TCP(c.seeds...)
+	}
+}
+
+// probe asks for the cluster's layout until a broker answers, and returns its
+// brokers.
+func (c *Client) probe(ctx context.Context) ([]kafka.Broker, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
@@ -86,10 +107,10 @@ func (c *Client) probe(ctx context.Context) error {
 			err = errors.New("no broker is up")
 		}
 		if err == nil {
-			return nil
+			return res.Brokers, nil
 		}
 		if errors.Is(err, kafka.SASLAuthenticationFailed) || errors.Is(err, kafka.UnsupportedSASLMechanism) {
-			return err
+			return nil, err
 		}
 		// The transport remembers its failure until it looks again, which may be
 		// seconds away: start anew.
@@ -98,7 +119,7 @@ func (c *Client) probe(ctx context.Context) error {
 			if c.sasl != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 				err = fmt.Errorf("%w: the broker hangs up on %s as user %q: is the password right?", err, c.sasl.Name(), c.cfg.User)
 			}
-			return err
+			return nil, err
 		}
 	}
 }

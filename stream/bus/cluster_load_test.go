@@ -231,6 +231,7 @@ const loadQueue = 256 << 10
 type loadOptions struct {
 	only []int32 // partitions that are written; nil is all
 	size int     // of a value, in bytes; 0 is 80
+	seed string  // the only broker that is configured; "" is all
 }
 
 func startLoad(t testing.TB, c *cluster, o loadOptions) *clusterLoad {
@@ -245,7 +246,11 @@ func startLoad(t testing.TB, c *cluster, o loadOptions) *clusterLoad {
 		t: t, cluster: c, loadOptions: o, notes: &notes{}, stop: make(chan struct{}), stopped: make(chan int, 1),
 		acked: make(map[int32][]ack), lastAck: make(map[int32]time.Time), gap: make(map[int32]time.Duration), handled: make(map[int32][]string),
 	}
-	l.client = connect(t, c.clientConfig())
+	cfg := c.clientConfig()
+	if o.seed != "" {
+		cfg.Brokers, cfg.Replication = []string{o.seed}, 3
+	}
+	l.client = connect(t, cfg)
 	env := component.Discard()
 	env.Log = slog.New(slog.NewTextHandler(l.notes, nil))
 	var err error

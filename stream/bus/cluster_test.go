@@ -66,7 +66,9 @@ func TestClusterFollowerKilledUnderLoad(t *testing.T) {
 
 func TestClusterLeadersKilledUnderLoad(t *testing.T) {
 	c := startCluster(t)
-	l := startLoad(t, c, loadOptions{})
+	// The first to be killed is also the only one that was configured.
+	connect(t, c.clientConfig())
+	l := startLoad(t, c, loadOptions{seed: c.Broker(c.leader(t, event.TopicMarket, 0)).Addr()})
 	// Until every partition has lost a leader, and three times at least.
 	lost := make(map[int32]bool)
 	for round := 0; round < 3 || len(lost) < 4; round++ {

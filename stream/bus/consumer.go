@@ -101,7 +101,7 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 		}
 		names[i] = k.client.prefix() + t
 	}
-	brokers := k.client.cfg.Brokers
+	brokers := k.client.seeds
 	group, err := k.join(names, brokers)
 	if err != nil {
 		return err
