@@ -3,7 +3,7 @@
 // with the addresses in KAFKA_BROKERS, and ends with that command's exit code.
 // Without a command it waits for an interrupt. The brokers end with it.
 //
-//	go run ./.ci/kafka [-brokers 1|3] [COMMAND [ARGUMENT...]]
+//	go run ./.ci/kafka [-brokers 1|3] [-set NAME=VALUE]... [COMMAND [ARGUMENT...]]
 package main
 
 import (
@@ -22,9 +22,18 @@ import (
 
 func main() {
 	brokers := flag.Int("brokers", 1, "how many: 1 or 3")
+	properties := make(map[string]string)
+	flag.Func("set", "a line of server.properties, NAME=VALUE; may be given again", func(s string) error {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return errors.New("want NAME=VALUE")
+		}
+		properties[name] = value
+		return nil
+	})
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := run(ctx, *brokers, flag.Args())
+	code, err := run(ctx, *brokers, properties, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kafka:", err)
@@ -32,8 +41,8 @@ func main() {
 	os.Exit(code)
 }
 
-func run(ctx context.Context, brokers int, command []string) (code int, err error) {
-	addrs, end, err := start(ctx, brokers)
+func run(ctx context.Context, brokers int, properties map[string]string, command []string) (code int, err error) {
+	addrs, end, err := start(ctx, brokers, properties)
 	if err != nil {
 		return 2, err
 	}
@@ -60,16 +69,16 @@ func run(ctx context.Context, brokers int, command []string) (code int, err erro
 }
 
 // start returns the addresses and what ends the brokers.
-func start(ctx context.Context, brokers int) (addrs string, end func(keep bool) (string, error), err error) {
+func start(ctx context.Context, brokers int, properties map[string]string) (addrs string, end func(keep bool) (string, error), err error) {
 	switch brokers {
 	case 1:
-		b, err := kafkatest.Start(ctx, kafkatest.Config{})
+		b, err := kafkatest.Start(ctx, kafkatest.Config{Properties: properties})
 		if err != nil {
 			return "", nil, err
 		}
 		return b.Addr(), b.Stop, nil
 	case 3:
-		c, err := kafkatest.StartCluster(ctx, kafkatest.ClusterConfig{})
+		c, err := kafkatest.StartCluster(ctx, kafkatest.ClusterConfig{Properties: properties})
 		if err != nil {
 			return "", nil, err
 		}
