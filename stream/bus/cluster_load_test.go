@@ -268,7 +268,11 @@ func startLoad(t testing.TB, c *cluster, o loadOptions) *clusterLoad {
 		}
 	})
 	t.Cleanup(l.leave)
-	<-k.Ready()
+	select {
+	case <-k.Ready():
+	case <-time.After(90 * time.Second):
+		t.Fatal("the group's member is not ready after 90 s")
+	}
 	go l.append()
 	t.Cleanup(func() { l.end() })
 	t.Cleanup(func() { // first, or an Append that waits for room would not end
