@@ -63,11 +63,11 @@ func (nothing) NewBatch(string, event.ID, int32) Batch {
 	b.one = []Block{b}
 	return b
 }
-func (nothing) Insert(context.Context, Block, string) error               { return nil }
-func (nothing) Prepare(context.Context) error                             { return nil }
-func (nothing) Settle(_ context.Context, p event.SinkPlan) (int64, error) { return p.Last + 1, nil }
+func (nothing) Insert(context.Context, Block, string) error                  { return nil }
+func (nothing) Prepare(context.Context) error                                { return nil }
+func (nothing) Settle(_ context.Context, p event.SinkPlan) (int64, error)    { return p.Last + 1, nil }
 func (nothing) Remove(context.Context, string, event.ID, int32, int64) error { return nil }
-func (nothing) Land(context.Context, clickhouse.Landed) error             { return nil }
+func (nothing) Land(context.Context, clickhouse.Landed) error                { return nil }
 
 // fillTrades publishes n trades of 100 symbols and waits until they are there.
 func fillTrades(b *testing.B, client *bus.Client, n int) {

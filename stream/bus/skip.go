@@ -14,8 +14,8 @@ type SkipRequest struct {
 	Topic     string
 	Partition int32
 	To        int64 // FromStart is the log's start
-	// Stands is where the role's own state says that it stands, for a group that
-	// has committed nothing; -1 when it does not say.
+	// Stands is where the role's own state says that it stands, which the group's
+	// offset may lie behind; -1 when it does not say.
 	Stands   int64
 	Who, Why string
 }
@@ -50,7 +50,7 @@ func (c *Client) CheckSkip(ctx context.Context, r SkipRequest) (*event.Skip, err
 		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	from, has := committed[r.Partition]
-	if !has && r.Stands >= 0 {
+	if r.Stands >= 0 && (!has || r.Stands > from) {
 		from, has = r.Stands, true
 	}
 	to := r.To
@@ -60,7 +60,7 @@ func (c *Client) CheckSkip(ctx context.Context, r SkipRequest) (*event.Skip, err
 	switch {
 	case !has:
 		return nil, fmt.Errorf("%s: group %s has no offset there, so it begins at the log's start %d by itself", where, group, b.Start)
-	case to < from:
+	case to < from && r.To != FromStart:
 		return nil, fmt.Errorf("%s: group %s stands at offset %d, and offset %d would go back: a skip goes forward only", where, group, from, to)
 	case to > b.Start:
 		return nil, fmt.Errorf("%s: records %d to %d are still there (the log begins at %d and ends at %d): only what retention took is skipped", where, max(from, b.Start), to-1, b.Start, b.End)

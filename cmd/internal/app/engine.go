@@ -106,7 +106,7 @@ func (e *engine) connect(ctx context.Context, needStore bool) error {
 	}()
 	err = errors.Join(<-errs, <-errs)
 	if err != nil {
-		return withCode(exitDown, err)
+		return logCode(err)
 	}
 	e.board.Add("kafka", func(ctx context.Context) error { _, err := e.client.Offsets(ctx, "control"); return err })
 	if e.store != nil {
@@ -115,6 +115,7 @@ func (e *engine) connect(ctx context.Context, needStore bool) error {
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e.unwatch = cancel
 	e.watching.Go(func() { e.board.Watch(wctx, 5*time.Second) })
+	e.watching.Go(func() { e.watchLogs(wctx) })
 	return nil
 }
 
@@ -134,9 +135,14 @@ func (e *engine) connectKafka(ctx context.Context) error {
 	}
 	e.client = client
 	if own {
-		return ensureOwnTopics(ctx, client, e.env)
+		err = ensureOwnTopics(ctx, client, e.env)
+	} else {
+		err = client.EnsureTopics(ctx)
 	}
-	return client.EnsureTopics(ctx)
+	if err != nil {
+		return err
+	}
+	return checkLogs(ctx, e.folder, client)
 }
 
 // embeddedKafka returns the address of the folder's broker, which another

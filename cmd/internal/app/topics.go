@@ -44,7 +44,7 @@ does not start before.`,
 	}
 	c.PersistentFlags().StringVar(&session, "session", "", "a replay's session instead of the live topics")
 	// What changes topics, one constructor each; session is read when they run.
-	for _, sub := range []func(*string) *cobra.Command{t.topicsRepairCommand} {
+	for _, sub := range []func(*string) *cobra.Command{t.topicsRepairCommand, t.skipCommand, t.adoptCommand, t.discardCommand} {
 		c.AddCommand(sub(&session))
 	}
 	return c

@@ -79,6 +79,9 @@ func (f *Folder) Sim() string { return filepath.Join(f.root, "sim") }
 // Spill is where producers keep what neither Kafka nor their memory takes.
 func (f *Folder) Spill() string { return filepath.Join(f.root, "spill") }
 
+// Logs is the file that says which logs the folder was used with.
+func (f *Folder) Logs() string { return filepath.Join(f.root, "logs.json") }
+
 // Halt is the file whose presence halts all trading.
 func (f *Folder) Halt() string { return filepath.Join(f.root, "halt") }
 
@@ -90,7 +93,7 @@ func (f *Folder) Run() string { return filepath.Join(f.root, "run") }
 
 // parts are what Clear removes: all but the locks and the latch that only a
 // named human lifts.
-var parts = []string{"kafka", "clickhouse", "paper", "sim", "spill", "feed"}
+var parts = []string{"kafka", "clickhouse", "paper", "sim", "spill", "feed", "logs.json"}
 
 // Clear removes all data; the caller holds the lock of the whole folder. A part
 // that another process owns is a *HeldError. The halt file stays: beginning anew
