@@ -230,6 +230,9 @@ func (o *owner) readMark(ctx context.Context, b *base) error {
 	}
 	bounds.Start = max(bounds.Start, o.output)
 	if b.signals != bus.FromStart {
+		if _, anew := o.role.client.Begins(event.TopicSignals, o.a.Partition); b.signals > bounds.End && anew {
+			b.signals = bounds.Start // the state is older than the life of the output
+		}
 		if b.signals > bounds.End {
 			return component.Fatal(fmt.Errorf("restoring signals: %w", &bus.LogError{
 				Fault: bus.Truncated, Group: Name, What: fmt.Sprintf("the state saved at offset %d of %s", b.input, o.a.Topic),
