@@ -30,6 +30,8 @@ type Role struct {
 	opened  chan struct{} // closed once market data is open
 	done    chan struct{} // closed when Run has returned
 	control *bus.Producer
+	// logPatience is the constant of that name; tests have less.
+	logPatience time.Duration
 
 	// crash, in tests, ends the role at a site by returning an error; openBroker
 	// opens an account, tests put a broker of their own there.
@@ -53,6 +55,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		accounts: make(map[string]*Account), market: newMarket(client, env),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: "execution", Topics: []string{event.TopicDecisions}}, env),
 		ready:    make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
+		logPatience: logPatience,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
 		},
@@ -222,6 +225,7 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 			}
 		})
 	}
+	background.Go(func() { o.watchLog(ctx) })
 	background.Go(func() {
 		if err := o.ticks(ctx); err != nil && ctx.Err() == nil {
 			cancel(err)

@@ -25,6 +25,8 @@ const (
 
 // world is a broker, topics, a data folder and whoever feeds execution.
 type world struct {
+	stopBroker, startBroker func() // Kafka, which comes back with its data
+
 	t      testing.TB
 	addr   string
 	client *bus.Client
@@ -37,10 +39,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	b, err := bus.StartEmbedded(t.Context(), bus.EmbeddedConfig{}, component.Discard())
+	kafka := bus.EmbeddedConfig{Dir: t.TempDir()}
+	b, err := bus.StartEmbedded(t.Context(), kafka, component.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}
+	kafka.Addr = b.Addr()
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -57,6 +61,12 @@ func newWorld(t testing.TB) *world {
 	})
 	w := &world{
 		t: t, addr: b.Addr(), cfg: DefaultConfig(),
+		stopBroker: func() { _ = b.Close() },
+		startBroker: func() {
+			if b, err = bus.StartEmbedded(context.Background(), kafka, component.Discard()); err != nil {
+				t.Fatal(err)
+			}
+		},
 		paths: Paths{PaperDir: filepath.Join(dir, "paper"), HaltFile: filepath.Join(dir, "halt"), Socket: filepath.Join(dir, "execution.sock")},
 	}
 	w.cfg.Accounts[0].Limits.MaxQuoteAge = time.Minute // tests do not race with it

@@ -17,6 +17,7 @@ type metrics struct {
 	dead        prometheus.Counter
 	unknown     prometheus.Gauge
 	killSwitch  prometheus.Gauge
+	stalled     prometheus.Gauge
 	tickToOrder prometheus.Histogram
 	position    *prometheus.GaugeVec
 	pnl         *prometheus.GaugeVec
@@ -37,6 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dead:       counter("autohedge_execution_dead_total", "Decisions that could not be used."),
 		unknown:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_unknown_orders", Help: "Orders whose outcome only the broker can tell; they block new risk."}),
 		killSwitch: prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_kill_switch_active", Help: "1 while anything is halted."}),
+		stalled:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_stalled_order_logs", Help: "Partitions whose order log takes nothing; new risk is halted there until it does."}),
 		tickToOrder: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "autohedge_execution_tick_to_order_seconds", Help: "From the receipt of the tick that fired a signal to the acknowledgement of the order in the order log.",
 			Buckets: []float64{.0005, .001, .0015, .002, .003, .005, .008, .015, .03, .1, .3, 1, 3, 10},
@@ -50,6 +52,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, l := range risk.Limits() {
 		m.rejections[l] = rejections.WithLabelValues(l)
 	}
-	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.killSwitch, m.tickToOrder, m.position, m.pnl)
+	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.killSwitch, m.stalled, m.tickToOrder, m.position, m.pnl)
 	return m
 }

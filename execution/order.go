@@ -16,6 +16,7 @@ const (
 	reasonLost        = "lost"        // the broker had it and does not know it any more
 	reasonOverfill    = "overfill"    // the broker filled more than was ordered
 	reasonNotFound    = "not_found"
+	reasonLogStalled  = "log_stalled" // the order log took too long to take it
 )
 
 // order is the state machine of one order. It is pure: every method returns the

@@ -380,6 +380,38 @@ func (o *owner) working() []*working {
 	return out
 }
 
+// watchLog tells while the order log takes nothing. That halts new risk by itself:
+// no order is sent before its entry is acknowledged, nor one whose entry took
+// longer than logPatience, and no more than inFlight wait for it.
+func (o *owner) watchLog(ctx context.Context) {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	halted := false
+	defer func() {
+		if halted {
+			o.role.metrics.stalled.Dec()
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		d, why := o.producer.Stalled()
+		switch {
+		case d > o.role.logPatience && !halted:
+			halted = true
+			o.role.metrics.stalled.Inc()
+			o.role.env.Log.Error("halting new risk, for the order log takes nothing", "partition", o.partition, "for", d.Round(time.Millisecond).String(), "err", why)
+		case d <= o.role.logPatience && halted:
+			halted = false
+			o.role.metrics.stalled.Dec()
+			o.role.env.Log.Info("taking new risk again, for the order log takes entries", "partition", o.partition)
+		}
+	}
+}
+
 // ticks does what time alone brings.
 func (o *owner) ticks(ctx context.Context) error {
 	t := time.NewTicker(tickEvery)

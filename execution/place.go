@@ -159,7 +159,7 @@ func (o *owner) place(acc *account, d *event.Decision, v risk.View, passed risk.
 	w := &working{order: ord, sending: true}
 	o.orders[ord.id()], o.open[ord.id()] = ord, w
 	out := &outgoing{
-		working: w, reducing: passed.Reducing, until: time.Now().Add(time.Duration(d.Deadline - v.Now)),
+		working: w, reducing: passed.Reducing, until: time.Now().Add(time.Duration(d.Deadline - v.Now)), judged: time.Now(),
 		order: broker.Order{
 			ClientOrderID: ord.id(), Venue: d.Venue, Symbol: d.Symbol, QuoteCurrency: v.Instrument.Quote, Side: d.Side, Type: d.Type, TIF: d.TIF,
 			Qty: passed.Qty, LimitPrice: passed.LimitPrice, PriceTick: v.Instrument.PriceTick, QtyStep: v.Instrument.QtyStep,
@@ -170,6 +170,7 @@ func (o *owner) place(acc *account, d *event.Decision, v risk.View, passed risk.
 			o.role.metrics.tickToOrder.Observe(time.Duration(o.now() - d.SignalTime).Seconds())
 		}
 		logged()
+		out.logged = time.Now()
 		acc.outgoing <- out // never full: it has room for every slot
 	})
 }

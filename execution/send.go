@@ -22,7 +22,14 @@ type outgoing struct {
 	order    broker.Order
 	reducing bool
 	until    time.Time // of the machine's clock: the decision's deadline
+	// judged is when the limits were checked, logged when the order log had it.
+	judged, logged time.Time
 }
+
+// logPatience is how long the order log may take for an entry. While it takes
+// longer, new risk is halted: an order was checked against a market of that long
+// ago, and more would pile up behind it.
+const logPatience = 5 * time.Second
 
 // sends passes an account's orders on to its broker, one after another, in the
 // order in which they stand in the order log. Limits and the order log go on
@@ -94,6 +101,9 @@ func (o *owner) begin(out *outgoing) (reason, detail string) {
 	now := time.Now()
 	if late := now.Sub(out.until); late > 0 {
 		return risk.Expired, fmt.Sprintf("%s past the deadline before it was sent, at most 0s is allowed", late)
+	}
+	if took := out.logged.Sub(out.judged); !out.reducing && took > o.role.logPatience {
+		return reasonLogStalled, fmt.Sprintf("new risk was halted: the order log took %s to take the order, at most %s is allowed", took.Round(time.Millisecond), o.role.logPatience)
 	}
 	for id, other := range o.open {
 		if !out.reducing && other.last.Account == out.last.Account && other.state() == event.OrderUnknown {

@@ -47,8 +47,10 @@ type lane struct {
 	started    bool
 	stopped    bool
 	open       *batch
-	sealed     []*batch // full ones, oldest first
-	flying     *batch   // being sent
+	sealed     []*batch  // full ones, oldest first
+	flying     *batch    // being sent,
+	since      time.Time // since then,
+	trouble    error     // and what went wrong with the last attempt
 	free       []*batch
 	appended   uint64 // position of the last record
 	settled    uint64 // position up to which records are acknowledged, failed or replaced
@@ -226,7 +228,7 @@ func (l *lane) next() (b *batch, stopped bool) {
 			continue
 		}
 		b.waiting = false
-		l.flying = b
+		l.flying, l.since, l.trouble = b, time.Now(), nil
 		return b, l.stopped
 	}
 }
@@ -331,6 +333,9 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			l.p.client.retrying.Add(1)
 			defer l.p.client.retrying.Add(-1)
 		}
+		l.mu.Lock()
+		l.trouble = err
+		l.mu.Unlock()
 		if attempt == 10 {
 			l.p.env.Log.Warn("produce is being retried", "topic", l.topic, "partition", l.partition, "error", err)
 		}

@@ -420,6 +420,22 @@ func (p *Producer) Err() error {
 // Queued returns the bytes of memory that wait to be acknowledged.
 func (p *Producer) Queued() int64 { return p.queued.Load() }
 
+// Stalled returns for how long the brokers have not taken what was sent to them
+// first, over all partitions, and why not as far as that is known; 0 when nothing
+// is being sent.
+func (p *Producer) Stalled() (d time.Duration, why error) {
+	for _, l := range p.all {
+		l.mu.Lock()
+		if l.flying != nil {
+			if since := time.Since(l.since); since > d {
+				d, why = since, l.trouble
+			}
+		}
+		l.mu.Unlock()
+	}
+	return d, why
+}
+
 // fail stops the producer for good.
 func (p *Producer) fail(err error) {
 	p.mu.Lock()
