@@ -89,7 +89,8 @@ func StartEmbeddedProcess(cfg EmbeddedConfig) (*EmbeddedProcess, error) {
 		if err == nil || line != "" {
 			err = errors.New(strings.TrimPrefix(line, "error "))
 		}
-		return nil, fmt.Errorf("starting an embedded Kafka process: %w", errors.Join(err, p.Close()))
+		_ = p.Close() // its end says no more than its words
+		return nil, fmt.Errorf("starting an embedded Kafka process: %w", err)
 	}
 	p.addr = addr
 	return p, nil

@@ -240,6 +240,34 @@ func TestDerivedEventsAreCopiesByTheirID(t *testing.T) {
 	}
 }
 
+// Each of many keys has series of its own, however far their table grew.
+func TestCopiesOfManyKeys(t *testing.T) {
+	c := newCopies(copyWindow)
+	const keys = 20_000
+	offset := int64(0)
+	judge := func(key int, value []byte) bool {
+		offset++
+		return c.second(offset, fmt.Appendf(nil, "binance|S%dUSDT", key), value)
+	}
+	quote := func(seq uint64) []byte {
+		return (&event.Quote{Channel: event.ChannelBookTicker, Sequence: seq, Bid: event.NewDecimal(1, 0)}).AppendWire(nil)
+	}
+	for k := range keys {
+		// The same numbers for all keys, and for both types.
+		if judge(k, tradeValue(7)) || judge(k, quote(7)) {
+			t.Fatalf("the first records of key %d are copies", k)
+		}
+	}
+	for k := range keys {
+		if k < keys/2 && (judge(k, tradeValue(8)) || judge(k, quote(8))) {
+			t.Fatalf("newer records of key %d are copies", k)
+		}
+		if k >= keys/2 && (!judge(k, tradeValue(7)) || !judge(k, quote(6))) {
+			t.Fatalf("copies of key %d are not seen", k)
+		}
+	}
+}
+
 func TestJudgingCopiesDoesNotAllocate(t *testing.T) {
 	c := newCopies(copyWindow)
 	key := []byte("binance|BTCUSDT")

@@ -22,6 +22,7 @@ import (
 const childVar = "AUTOHEDGE_TEST_BROKER"
 
 func TestMain(m *testing.M) {
+	RunEmbeddedIfAsked()
 	if spec := os.Getenv(childVar); spec != "" {
 		dir, addr, _ := strings.Cut(spec, "|")
 		b, err := StartEmbedded(context.Background(), EmbeddedConfig{Dir: dir, Addr: addr}, component.Discard())

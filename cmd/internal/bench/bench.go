@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 	"github.com/autohedge/autohedge/stream/component"
 )
 
@@ -75,6 +76,12 @@ func Names(o Options) []string {
 func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) (err error) {
 	if err := CheckKafka(o.Kafka); err != nil {
 		return err
+	}
+	if o.Kafka == Apache {
+		// What is missing shows before minutes were spent.
+		if _, err := kafkatest.Fetch(ctx); err != nil {
+			return fmt.Errorf("measuring on Apache Kafka: %w", err)
+		}
 	}
 	o.brokers = &brokers{dir: o.Dir}
 	defer func() { err = errors.Join(err, o.brokers.close()) }()

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +56,14 @@ func TestUnknownKafka(t *testing.T) {
 	err := Run(t.Context(), nil, Options{Progress: io.Discard, Kafka: "redpanda"}, func(Result) {})
 	if err == nil || !strings.Contains(err.Error(), `unknown Kafka "redpanda": want embedded, or apache for both`) {
 		t.Errorf("the error does not say what there is: %v", err)
+	}
+}
+
+func TestApacheWithoutJava(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := Run(t.Context(), []string{"bus"}, Options{Progress: io.Discard, Kafka: Apache}, func(r Result) { t.Errorf("%s was measured", r.Name) })
+	if !errors.Is(err, kafkatest.ErrUnavailable) {
+		t.Errorf("the error does not say what is missing: %v", err)
 	}
 }
 
