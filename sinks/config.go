@@ -16,6 +16,8 @@ type Config struct {
 	MaxBytes      int           `yaml:"max_bytes" doc:"bytes of records held in memory at most, over all partitions; when full, fetching stops"`
 	MaxInserts    int           `yaml:"max_inserts" doc:"inserts in flight at most, over all partitions"`
 	InsertTimeout time.Duration `yaml:"insert_timeout" doc:"how long one insert may take before it is made again under the same token"`
+	TrimInterval  time.Duration `yaml:"trim_interval" doc:"how often what has landed and nobody needs is trimmed from topic md; 0s never trims"`
+	TrimAfter     time.Duration `yaml:"trim_after" doc:"how old a record of md is at least when it is trimmed; a feed that starts reads the last id of each symbol from what is left"`
 	MaxRefused    int           `yaml:"max_refused" doc:"rows of one block that the database may refuse before landing stops with an error instead of writing more dead letters"`
 }
 
@@ -31,6 +33,8 @@ func DefaultConfig() Config {
 		MaxBytes:      256 << 20,
 		MaxInserts:    4,
 		InsertTimeout: 30 * time.Second,
+		TrimInterval:  time.Minute,
+		TrimAfter:     time.Hour,
 		MaxRefused:    100,
 	}
 }
@@ -60,6 +64,12 @@ func (c *Config) Validate() component.Problems {
 	}
 	if c.InsertTimeout < time.Second {
 		p.Addf("insert_timeout", "is %s; want at least 1s", c.InsertTimeout)
+	}
+	if c.TrimInterval != 0 && (c.TrimInterval < time.Second || c.TrimInterval > time.Hour) {
+		p.Addf("trim_interval", "is %s; want 1s to 1h, or 0s to trim nothing", c.TrimInterval)
+	}
+	if c.TrimAfter < 0 {
+		p.Addf("trim_after", "is %s; want 0s or more", c.TrimAfter)
 	}
 	if c.MaxRefused < 0 {
 		p.Addf("max_refused", "is %d; want 0 or more", c.MaxRefused)

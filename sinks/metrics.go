@@ -15,6 +15,7 @@ type metrics struct {
 	refused prometheus.Counter
 	copies  prometheus.Counter
 	expired prometheus.Counter
+	trimmed prometheus.Counter
 	errors  prometheus.Counter
 	retries prometheus.Counter
 	last    prometheus.Gauge
@@ -46,6 +47,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "autohedge_sinks_second_copies_total", Help: "Records that were in the log already and were not landed again."}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "autohedge_sinks_expired_records_total", Help: "Records that retention took before they landed and that somebody said may be skipped."}),
+		trimmed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "autohedge_sinks_trimmed_records_total", Help: "Records of md that were trimmed after they had landed and everybody had read them."}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "autohedge_sinks_errors_total", Help: "Attempts at the database or the log that did not succeed."}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
@@ -58,7 +61,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "autohedge_sinks_lag_records", Help: "Records of an owned partition that have not landed."}, []string{"topic", "partition"}),
 		tables: make(map[string]*tableMetrics),
 	}
-	reg.MustRegister(m.rows, m.insert, m.control, m.refused, m.copies, m.expired, m.errors, m.retries, m.last, m.held, m.lag)
+	reg.MustRegister(m.rows, m.insert, m.control, m.refused, m.copies, m.expired, m.trimmed, m.errors, m.retries, m.last, m.held, m.lag)
 	return m
 }
 

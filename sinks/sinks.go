@@ -41,6 +41,7 @@ type Role struct {
 	dead     *bus.Producer
 	plans    *plans
 	warn     limiter
+	floor    SnapshotFloor // nil: md is not trimmed
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -134,6 +135,7 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	defer cancel()
 	background.Go(func() { r.signalReady(ctx) })
 	background.Go(func() { r.watchLag(ctx) })
+	background.Go(func() { r.trim(ctx) })
 	if err := r.consumer.Run(ctx, r.handle); err != nil {
 		return ended(ctx, fmt.Errorf("landing: %w", err))
 	}

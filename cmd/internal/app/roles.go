@@ -28,7 +28,14 @@ type roleSpec struct {
 func roleTable() []roleSpec {
 	return []roleSpec{
 		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine) (component.Role, error) {
-			return sinks.New(e.cfg.Sinks, e.client, sinks.ClickHouse(e.store), e.env)
+			role, err := sinks.New(e.cfg.Sinks, e.client, sinks.ClickHouse(e.store), e.env)
+			if err != nil {
+				return nil, err
+			}
+			role.TrimBehind(func(ctx context.Context, partition int32) (int64, bool, error) {
+				return signals.SnapshotFloor(ctx, e.client, partition)
+			})
+			return role, nil
 		}},
 		{name: "execution", summary: "check decisions against hard limits and place the orders that survive", build: func(_ context.Context, e *engine) (component.Role, error) {
 			return execution.New(e.cfg.Execution, e.client, e.executionPaths(), e.env.With("execution"))
