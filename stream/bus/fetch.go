@@ -25,10 +25,19 @@ const (
 	corruptTries = 3
 )
 
-// chunk is the records of one fetch, checked.
-type chunk struct{ buf *[]byte }
+// chunk is the records of one fetch, checked; without any it says up to where
+// there are none that can be read.
+type chunk struct {
+	buf    *[]byte
+	passed int64
+}
 
-func (c *chunk) data() []byte { return *c.buf }
+func (c *chunk) data() []byte {
+	if c.buf == nil {
+		return nil
+	}
+	return *c.buf
+}
 
 func (c *chunk) release() {
 	if c.buf != nil {
@@ -54,6 +63,8 @@ type fetcher struct {
 	// aligned says that everything before next was seen to the end of a batch,
 	// so that the next batch must begin there.
 	aligned bool
+	// passDamaged says that a batch which is damaged in the log is passed over.
+	passDamaged bool
 }
 
 func newFetcher(c *Client, topic string, partition int32, from int64, compacted bool, env component.Env) *fetcher {
@@ -98,7 +109,20 @@ func (f *fetcher) run(ctx context.Context) {
 		case errors.As(err, &bad):
 			f.corrupt.Inc()
 			f.client.metrics.errors.WithLabelValues("reader").Inc()
-			if misfits++; misfits >= corruptTries {
+			if misfits++; misfits >= corruptTries && f.passDamaged {
+				f.env.Log.Warn("passing over damaged bytes", "topic", f.topic, "partition", f.partition, "offset", f.next, "error", bad.err)
+				// Where they end is not known, as their head cannot be believed: the
+				// next offset lies in them or behind.
+				f.next, f.aligned, misfits = f.next+1, false, 0
+				select {
+				case f.chunks <- chunk{passed: f.next}:
+				case <-ctx.Done():
+					f.err = ctx.Err()
+					return
+				}
+				continue
+			}
+			if misfits >= corruptTries {
 				f.err = component.Fatal(fmt.Errorf("reading %s/%d: %w", f.topic, f.partition, bad.err))
 				return
 			}
@@ -162,7 +186,7 @@ func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 		return c, errors.New("fetch answer is for another partition")
 	}
 	part := &answer.Topics[0].Partitions[0]
-	c = chunk{part.Records.buf}
+	c = chunk{buf: part.Records.buf}
 	if part.ErrorCode != 0 {
 		c.release()
 		return c, f.answerError(ctx, kafka.Error(part.ErrorCode))

@@ -48,6 +48,7 @@ type Owner struct {
 	// lies after it, nobody has taken the key over.
 	known int64
 	lapse time.Duration // ownerLapse, but in tests
+	chunk int           // snapshotChunk, but in tests
 
 	savesMu sync.Mutex
 	saves   map[SnapshotKey]*saves
@@ -95,7 +96,7 @@ func (c *Client) candidate(ctx context.Context, cfg OwnConfig, env component.Env
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions), lapse: ownerLapse}
+	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions), lapse: ownerLapse, chunk: snapshotChunk}
 	claims, end, err := c.readClaims(ctx, o.key, FromStart)
 	if err != nil {
 		return nil, nil, err
@@ -129,7 +130,21 @@ func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
 		}
 	}
 	for _, id := range others {
-		if err := o.seal(ctx, id); err != nil {
+		// In meta first: whoever asked for the id before may still claim with it.
+		if err := o.seal(ctx, id, fmt.Appendf(nil, "sealed|%d", id), nil, metaPartition()); err != nil {
+			return err
+		}
+	}
+	if len(others) > 0 {
+		switch err := o.confirm(ctx); {
+		case errors.Is(err, ErrFenced):
+			return component.Fatal(err)
+		case err != nil:
+			return err
+		}
+	}
+	for _, id := range others {
+		if err := o.seal(ctx, id, []byte(o.key), o.record(), o.partitions...); err != nil {
 			return err
 		}
 	}
@@ -141,6 +156,9 @@ func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
 	}
 	for _, at := range o.partitions {
 		if _, err := acknowledged(ctx, at, acked); err != nil {
+			if perr := o.Err(); perr != nil {
+				err = perr // what stopped the producer, not what that did to this record
+			}
 			return fmt.Errorf("appending its first records: %w", err)
 		}
 	}
@@ -155,18 +173,18 @@ func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
 	return nil
 }
 
-// seal shuts out a producer id in every partition of the owner, with a record
-// under that id and the highest epoch there is.
-func (o *Owner) seal(ctx context.Context, id int64) error {
+// seal shuts out a producer id in partitions, with a record under that id and the
+// highest epoch there is.
+func (o *Owner) seal(ctx context.Context, id int64, key, value []byte, partitions ...TopicPartition) error {
 	p, err := o.client.newProducer(ProducerConfig{Name: o.cfg.Name, Blocking: true}, o.env, id, sealEpoch)
 	if err != nil {
 		return err
 	}
 	defer p.abandon()
-	for _, at := range o.partitions {
+	for _, at := range partitions {
 		// Where another successor has done it before, the broker takes it for the
 		// same record sent again.
-		if _, err := p.publish(ctx, at, []byte(o.key), o.record()); err != nil && !errors.Is(err, ErrFenced) {
+		if _, err := p.publish(ctx, at, key, value); err != nil && !errors.Is(err, ErrFenced) {
 			return fmt.Errorf("shutting out producer %d of a former owner: %w", id, err)
 		}
 	}

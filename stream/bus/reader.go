@@ -38,6 +38,9 @@ type ReaderConfig struct {
 	Offset int64
 	// KeepCopies delivers second copies, marked, instead of dropping them.
 	KeepCopies bool
+	// passDamaged passes over batches of a compacted topic that are damaged in the
+	// log, which otherwise are fatal.
+	passDamaged bool
 }
 
 // Offsets with a meaning.
@@ -118,6 +121,7 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 		begin = max(bounds.Start, offset-copyWindow)
 	}
 	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, env)
+	r.fetch.passDamaged = cfg.passDamaged && spec.Compacted
 	var run context.Context
 	run, r.cancel = context.WithCancel(context.Background())
 	go r.fetch.run(run)
@@ -162,6 +166,7 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 				return nil, r.fetch.err
 			}
 			r.chunk, r.rest = chunk, chunk.data()
+			r.position = max(r.position, chunk.passed)
 		case <-r.endMoved:
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -292,13 +297,12 @@ func (c *Client) ReadAll(ctx context.Context, topic string, partition int32, fro
 	if (from == FromStart && bounds[0].Start == end) || from == FromEnd {
 		return end, nil
 	}
-	return end, c.readUntil(ctx, TopicPartition{topic, partition}, from, end, each)
+	return end, c.readUntil(ctx, ReaderConfig{Topic: topic, Partition: partition, Offset: from}, end, each)
 }
 
-// readUntil reads a partition from an offset (or its start) up to the end given,
-// which must be in the log.
-func (c *Client) readUntil(ctx context.Context, at TopicPartition, from, end int64, each func(Record) error) error {
-	r, err := c.NewReader(ctx, ReaderConfig{Topic: at.Topic, Partition: at.Partition, Offset: from}, c.env)
+// readUntil reads a partition up to the end given, which must be in the log.
+func (c *Client) readUntil(ctx context.Context, cfg ReaderConfig, end int64, each func(Record) error) error {
+	r, err := c.NewReader(ctx, cfg, c.env)
 	if err != nil {
 		return err
 	}

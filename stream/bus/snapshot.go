@@ -1,16 +1,15 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
-	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -91,12 +90,14 @@ func manifestChecksum(m *event.SnapshotManifest) uint32 {
 	return crc32.Checksum(event.Marshal(&bare), castagnoli)
 }
 
-// saves is what an owner knows of the snapshots of one key.
+// saves is what an owner knows of its own snapshots of one key.
 type saves struct {
-	mu     sync.Mutex
-	last   uint32    // slot of the last whole one
-	whole  int       // how many it saved
-	chunks [2]uint32 // most chunks that were written to a slot
+	mu      sync.Mutex
+	last    uint32    // slot of the last whole one
+	whole   int       // how many it saved
+	input   int64     // of the last whole one
+	chunks  [2]uint32 // most chunks that may lie in a slot
+	cleared bool      // what former owners saved is removed
 }
 
 func (o *Owner) savesOf(k SnapshotKey) *saves {
@@ -139,39 +140,79 @@ func (c *Client) save(ctx context.Context, p *Producer, k SnapshotKey, s *Snapsh
 	case s.Epoch != 0 && s.Epoch != o.number:
 		return fmt.Errorf("it has epoch %d, the owner's is %d", s.Epoch, o.number)
 	}
-	s.Epoch = o.number
 	saves := o.savesOf(k)
 	saves.mu.Lock()
 	defer saves.mu.Unlock()
+	if s.Input < saves.input {
+		return fmt.Errorf("its input offset %d is below %d, that of the one before", s.Input, saves.input)
+	}
+	s.Epoch = o.number
 	m := &event.SnapshotManifest{
 		Name: k.Name, Epoch: s.Epoch, Save: newID(), Slot: 1 - saves.last,
 		InputTopic: k.Input, Incarnation: s.Incarnation, Input: s.Input, Form: s.Form,
-		Chunks: uint32((len(s.State) + snapshotChunk - 1) / snapshotChunk), Size: uint64(len(s.State)),
+		Chunks: uint32((len(s.State) + o.chunk - 1) / o.chunk), Size: uint64(len(s.State)),
 		Time: p.env.Clock.Now().UnixNano(), StateChecksum: crc32.Checksum(s.State, castagnoli),
 	}
 	for _, out := range s.Outputs {
 		m.Outputs = append(m.Outputs, event.SnapshotOutput(out))
 	}
 	slot := k.slot(m.Epoch, m.Slot)
-	first, err := c.saveChunks(ctx, p, k, m, s.State)
-	if err != nil {
+	saves.chunks[m.Slot] = max(saves.chunks[m.Slot], m.Chunks)
+	var err error
+	if m.First, err = c.saveChunks(ctx, p, k, m, s.State); err != nil {
 		return err
 	}
-	saves.chunks[m.Slot] = max(saves.chunks[m.Slot], m.Chunks)
-	m.First = first
 	m.Checksum = manifestChecksum(m)
 	if _, err := p.publish(ctx, k.at(), []byte(manifestKey(slot)), event.Marshal(m)); err != nil {
 		return err
 	}
-	saves.last = m.Slot
+	saves.last, saves.input = m.Slot, m.Input
 	saves.whole++
-	// What a longer state left in the slot is of no use to anybody.
-	for i := m.Chunks; i < saves.chunks[m.Slot]; i++ {
-		if err := p.appendWaiting(ctx, k.at(), []byte(chunkKey(slot, i)), nil, nil); err != nil {
-			return err
+	c.clear(ctx, p, k, m, saves)
+	return nil
+}
+
+// clear removes what is of no use to anybody once a snapshot is whole: what a
+// longer state left in the slot, and, when both slots are whole, what former
+// owners left. What cannot be removed now is removed after the next save.
+func (c *Client) clear(ctx context.Context, p *Producer, k SnapshotKey, m *event.SnapshotManifest, saves *saves) {
+	for i := saves.chunks[m.Slot]; i > m.Chunks; i-- {
+		if p.appendWaiting(ctx, k.at(), []byte(chunkKey(k.slot(m.Epoch, m.Slot), i-1)), nil, nil) != nil {
+			return
+		}
+		saves.chunks[m.Slot] = i - 1
+	}
+	if saves.whole < 2 || saves.cleared {
+		return
+	}
+	if err := c.clearFormer(ctx, p, k, m.Epoch); err != nil {
+		p.env.Log.Warn("leaving the snapshots of former owners for now", "topic", k.Topic, "partition", k.Partition, "name", k.Name, "error", err)
+		return
+	}
+	saves.cleared = true
+}
+
+// clearFormer removes what owners with lower numbers saved.
+func (c *Client) clearFormer(ctx context.Context, p *Producer, k SnapshotKey, epoch uint64) error {
+	former := make(map[string]bool)
+	if err := c.scan(ctx, k.at(), FromStart, logEnd, func(r Record) error {
+		rest, ours := strings.CutPrefix(string(r.Key), k.prefix())
+		number, _, _ := strings.Cut(rest, "|")
+		if n, err := strconv.ParseUint(number, 10, 64); !ours || err != nil || n >= epoch {
+			return nil
+		}
+		former[string(r.Key)] = r.Value != nil
+		return nil
+	}); err != nil {
+		return err
+	}
+	for key, stands := range former {
+		if stands {
+			if err := p.appendWaiting(ctx, k.at(), []byte(key), nil, nil); err != nil {
+				return err
+			}
 		}
 	}
-	saves.chunks[m.Slot] = m.Chunks
 	return nil
 }
 
@@ -179,7 +220,7 @@ func (c *Client) save(ctx context.Context, p *Producer, k SnapshotKey, s *Snapsh
 // offset.
 func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *event.SnapshotManifest, state []byte) (first int64, err error) {
 	first = -1
-	slot := k.slot(m.Epoch, m.Slot)
+	slot, chunk := k.slot(m.Epoch, m.Slot), p.owner.chunk
 	acked := make(chan appended, savesInFlight)
 	inFlight := 0
 	settle := func() error {
@@ -193,7 +234,7 @@ func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *
 				return -1, err
 			}
 		}
-		data := state[int(i)*snapshotChunk : min(int(i+1)*snapshotChunk, len(state))]
+		data := state[int(i)*chunk : min(int(i+1)*chunk, len(state))]
 		value := event.Marshal(&event.SnapshotChunk{Name: k.Name, Save: m.Save, Index: i, Data: data})
 		if err := p.appendWaiting(ctx, k.at(), []byte(chunkKey(slot, i)), value, func(offset int64, err error) {
 			if i == 0 {
@@ -211,126 +252,4 @@ func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *
 		}
 	}
 	return first, nil
-}
-
-// LoadSnapshot returns the newest whole snapshot, the one with the highest epoch
-// and then the highest input offset; nil when there is none. One that is damaged,
-// half-written or partly overwritten is passed over for the next, and so is one of
-// a life of the input topic that somebody ended. One of another incarnation is a
-// LogError that is component.Fatal.
-func (c *Client) LoadSnapshot(ctx context.Context, k SnapshotKey) (*Snapshot, error) {
-	s, err := c.load(ctx, k)
-	if err != nil {
-		return nil, fmt.Errorf("loading snapshot %s from %s: %w", k.Name, k.at(), err)
-	}
-	return s, nil
-}
-
-// found is a manifest as it lies in the log.
-type found struct {
-	*event.SnapshotManifest
-	offset int64
-}
-
-func (c *Client) load(ctx context.Context, k SnapshotKey) (*Snapshot, error) {
-	if err := k.check(); err != nil {
-		return nil, err
-	}
-	manifests, err := c.manifests(ctx, k)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range manifests {
-		if own := c.Incarnation(k.Input); m.InputTopic == k.Input && m.Incarnation != own {
-			if c.Ended(m.Incarnation) {
-				continue
-			}
-			all, err := c.Offsets(ctx, k.Input)
-			if err != nil {
-				return nil, err
-			}
-			e := &LogError{
-				Fault: Recreated, What: "snapshot " + k.Name, Topic: k.Input, Partition: k.Partition, Stored: m.Input,
-				StoredIncarnation: m.Incarnation, Incarnation: own,
-			}
-			if int(k.Partition) < len(all) {
-				e.Start, e.End = all[k.Partition].Start, all[k.Partition].End
-			}
-			return nil, component.Fatal(e)
-		}
-		state, err := c.state(ctx, k, m)
-		if err != nil {
-			return nil, err
-		}
-		if state == nil {
-			c.metrics.errors.WithLabelValues("snapshot").Inc()
-			c.env.Log.Warn("passing over a snapshot that is not whole", "topic", k.Topic, "partition", k.Partition, "name", k.Name, "epoch", m.Epoch, "input", m.Input)
-			continue
-		}
-		s := &Snapshot{Epoch: m.Epoch, Incarnation: m.Incarnation, Input: m.Input, Form: m.Form, State: state}
-		for _, out := range m.Outputs {
-			s.Outputs = append(s.Outputs, OutputEnd(out))
-		}
-		return s, nil
-	}
-	return nil, nil
-}
-
-// manifests lists the manifests that can be believed, the newest first.
-func (c *Client) manifests(ctx context.Context, k SnapshotKey) ([]found, error) {
-	bySlot := make(map[string]found)
-	_, err := c.ReadAll(ctx, k.Topic, k.Partition, FromStart, func(r Record) error {
-		key := string(r.Key)
-		if !strings.HasPrefix(key, k.prefix()) || !strings.HasSuffix(key, "|manifest") {
-			return nil
-		}
-		delete(bySlot, key) // whatever comes now, the one before is overwritten
-		m, err := event.DecodeAs[*event.SnapshotManifest](r.Value)
-		if err != nil || m.Checksum != manifestChecksum(m) || key != manifestKey(k.slot(m.Epoch, m.Slot)) || m.Name != k.Name ||
-			m.Size > MaxSnapshot || uint64(m.Chunks) != (m.Size+snapshotChunk-1)/snapshotChunk {
-			return nil
-		}
-		bySlot[key] = found{m, r.Offset}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	var all []found
-	for _, m := range bySlot {
-		all = append(all, m)
-	}
-	slices.SortFunc(all, func(a, b found) int {
-		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Input, a.Input), cmp.Compare(b.offset, a.offset))
-	})
-	return all, nil
-}
-
-// state reads the chunks of a manifest; nil says that they are not whole. Memory
-// grows with what is found, not with what is claimed.
-func (c *Client) state(ctx context.Context, k SnapshotKey, m found) ([]byte, error) {
-	slot := k.slot(m.Epoch, m.Slot)
-	from := m.First
-	if from < 0 {
-		from = FromStart
-	}
-	state, next := []byte{}, uint32(0)
-	err := c.readUntil(ctx, k.at(), from, m.offset, func(r Record) error {
-		if next == m.Chunks || string(r.Key) != chunkKey(slot, next) {
-			return nil
-		}
-		x, err := event.DecodeAs[*event.SnapshotChunk](r.Value)
-		if err == nil && x.Save == m.Save && x.Index == next && x.Name == k.Name && len(x.Data) <= snapshotChunk {
-			state = append(state, x.Data...)
-			next++
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if next != m.Chunks || uint64(len(state)) != m.Size || crc32.Checksum(state, castagnoli) != m.StateChecksum {
-		return nil, nil
-	}
-	return state, nil
 }
