@@ -95,6 +95,26 @@ func TestClusterLeadersKilledUnderLoad(t *testing.T) {
 	l.verify()
 }
 
+// The brokers are restarted one after the other, in good order, as for an update.
+func TestClusterRolledUnderLoad(t *testing.T) {
+	c := startCluster(t)
+	l := startLoad(t, c, loadOptions{})
+	for _, b := range c.Brokers() {
+		l.calm()
+		ctx, cancel := contextWithTimeout(t, 60*time.Second)
+		err := b.Shutdown(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.flows()
+		t.Logf("broker %d shut down, none acknowledged for %s", b.ID(), l.outage())
+		c.restart(t, b.ID())
+		c.whole(t)
+	}
+	l.verify()
+}
+
 // A leader that stands still answers nothing and keeps its connections; when it
 // wakes it is no leader any more.
 func TestClusterLeaderPausedUnderLoad(t *testing.T) {
