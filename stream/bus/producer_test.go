@@ -213,6 +213,16 @@ func TestLargeBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 	b, l := startFaulty(t)
 	c := connect(t, testConfig(b.proxied))
 	b.setConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
+	// Apache Kafka answers before a setting is in force. Settings come into force in
+	// their order: one that was made later tells of the earlier.
+	b.setConfig(t, event.TopicSignals, map[string]string{"max.message.bytes": "20000"})
+	probe := newProducer(t, c, ProducerConfig{Name: "probe", Blocking: true})
+	eventually(t, "the limit is in force", 20*time.Second, func() bool {
+		if err := probe.Append(event.TopicSignals, 0, nil, make([]byte, 30_000), nil); err != nil {
+			t.Fatal(err)
+		}
+		return probe.Flush(t.Context()) != nil
+	})
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	// Hold the first request back so that a large batch gathers behind it.
 	release := l.hold(t)
