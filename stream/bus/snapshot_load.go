@@ -23,8 +23,7 @@ import (
 func (c *Client) LoadSnapshot(ctx context.Context, k SnapshotKey) (*Snapshot, error) {
 	err := k.check()
 	if err == nil {
-		l := loader{key: k, incarnation: c.Incarnation(k.Input)}
-		l.scan = func(from, end int64, each func(Record) error) error { return c.scan(ctx, k.at(), from, end, each) }
+		l := c.loader(ctx, k)
 		l.damaged = func(m found) {
 			c.metrics.errors.WithLabelValues("snapshot").Inc()
 			c.env.Log.Warn("passing over a snapshot that is not whole", "topic", k.Topic, "partition", k.Partition, "name", k.Name,
@@ -71,6 +70,13 @@ type loader struct {
 type found struct {
 	*event.SnapshotManifest
 	offset int64
+}
+
+func (c *Client) loader(ctx context.Context, k SnapshotKey) *loader {
+	return &loader{
+		key: k, incarnation: c.Incarnation(k.Input),
+		scan: func(from, end int64, each func(Record) error) error { return c.scan(ctx, k.at(), from, end, each) },
+	}
 }
 
 func (l *loader) load() (*Snapshot, error) {

@@ -64,7 +64,8 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int32, at
 // SnapshotFloor returns the input offset of the older of the two newest snapshots
 // that are whole: a start may fall back to it. ok is false until there are two.
 func (c *Client) SnapshotFloor(ctx context.Context, k SnapshotKey) (input int64, ok bool, err error) {
-	manifests, err := c.manifests(ctx, k)
+	l := c.loader(ctx, k)
+	manifests, err := l.manifests()
 	if err != nil {
 		return 0, false, fmt.Errorf("looking for snapshots %s in %s/%d: %w", k.Name, k.Topic, k.Partition, err)
 	}
@@ -73,7 +74,7 @@ func (c *Client) SnapshotFloor(ctx context.Context, k SnapshotKey) (input int64,
 		if m.InputTopic != k.Input || m.Incarnation != c.Incarnation(k.Input) {
 			continue
 		}
-		state, err := c.state(ctx, k, m)
+		state, err := l.state(m)
 		if err != nil {
 			return 0, false, fmt.Errorf("looking for snapshots %s in %s/%d: %w", k.Name, k.Topic, k.Partition, err)
 		}
