@@ -170,7 +170,7 @@ func TestKilledProcess(t *testing.T) {
 // newest is the newest whole snapshot of a partition.
 func (c *cluster) newest(partition int32) *bus.Snapshot {
 	c.t.Helper()
-	s, err := c.client.LoadSnapshot(context.Background(), snapshotKey(partition))
+	s, err := c.client.LoadSnapshot(context.Background(), SnapshotKey(partition))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestZombieSnapshotLoses(t *testing.T) {
 	c.market(m, 2000)
 	role := c.start(anywhere(""), "")
 	role.ready()
-	err := c.client.SaveSnapshot(context.Background(), zombie.Producer, snapshotKey(1), old)
+	err := c.client.SaveSnapshot(context.Background(), zombie.Producer, SnapshotKey(1), old)
 	if !errors.Is(err, bus.ErrFenced) {
 		t.Errorf("a zombie's snapshot gave %v, want %v", err, bus.ErrFenced)
 	}

@@ -163,7 +163,7 @@ func (o *owner) kept(context.Context) (*base, error) {
 // snapshot returns the newest snapshot that is whole and in a form this build
 // reads.
 func (o *owner) snapshot(ctx context.Context) (*base, error) {
-	s, err := o.role.client.LoadSnapshot(ctx, snapshotKey(o.a.Partition))
+	s, err := o.role.client.LoadSnapshot(ctx, SnapshotKey(o.a.Partition))
 	if err != nil || s == nil {
 		return nil, err
 	}

@@ -26,8 +26,10 @@ const saveSlice = 128 << 10
 // state in a snapshot.
 const snapshotForm = StateForm<<8 | 1
 
-// snapshotKey names the snapshots of a partition.
-func snapshotKey(partition int32) bus.SnapshotKey {
+// SnapshotKey names the snapshots of a partition of md, with bus.LoadSnapshot: what
+// lies before the newest one's Input, less the window of second copies, is read
+// again by no start.
+func SnapshotKey(partition int32) bus.SnapshotKey {
 	return bus.SnapshotKey{Topic: event.TopicSignalState, Partition: partition, Name: "engine", Input: event.TopicMarket}
 }
 
@@ -126,7 +128,7 @@ func (o *owner) writeOut(ctx context.Context, t *taking, state []byte) error {
 		return err
 	}
 	snap.Outputs = append(snap.Outputs, bus.OutputEnd{Topic: event.TopicSignalState, Partition: o.a.Partition, End: all[o.a.Partition].End})
-	return o.role.client.SaveSnapshot(ctx, o.producer.Producer, snapshotKey(o.a.Partition), snap)
+	return o.role.client.SaveSnapshot(ctx, o.producer.Producer, SnapshotKey(o.a.Partition), snap)
 }
 
 // saved notes what became of the snapshot that was written. One that failed is

@@ -58,7 +58,7 @@ type measurement struct {
 }
 
 func catalogue(o Options) []measurement {
-	return slices.Concat(decodeMeasurements(), busMeasurements(o), ingestMeasurements(o), sinkMeasurements(), orderMeasurements())
+	return slices.Concat(decodeMeasurements(), busMeasurements(o), ingestMeasurements(o), signalMeasurements(o), sinkMeasurements(), orderMeasurements())
 }
 
 // Names lists what can be measured.

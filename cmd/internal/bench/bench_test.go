@@ -84,3 +84,21 @@ func TestPercentile(t *testing.T) {
 		t.Error(percentile(sorted, 50), percentile(sorted, 99), percentile(nil, 50))
 	}
 }
+
+// A small recovery is measured like the large one.
+func TestRecoverSignals(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Length: 100 * time.Millisecond, Progress: io.Discard}
+	o.brokers = &brokers{dir: o.Dir}
+	defer func() {
+		if err := o.brokers.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	got, err := recoverSignals(t.Context(), o, Embedded, recovery{symbols: 20, before: 50, after: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Name != "signals.recover_s" || got[0].Value <= 0 || got[0].N != 20 || !strings.Contains(got[0].Note, "100 trades replayed") {
+		t.Errorf("%+v", got)
+	}
+}
