@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -123,6 +124,47 @@ func TestSpillThroughEveryAnswerOnKfake(t *testing.T) {
 				t.Errorf("%d bytes are queued and %d spilled", p.Queued(), p.Spilled())
 			}
 		})
+	}
+}
+
+// TestOneDeadPartitionHoldsUpNoOtherOnKfake: while one partition's leader takes
+// nothing, its records leave the memory that the others need.
+func TestOneDeadPartitionHoldsUpNoOtherOnKfake(t *testing.T) {
+	b := startKfake(t, "")
+	c := connect(t, testConfig(b.Addr()))
+	const bound, each = 8 << 10, 3000
+	p := newProducer(t, c, ProducerConfig{Name: "test", QueueBytes: bound, Spill: SpillConfig{Dir: t.TempDir(), After: 1}})
+	watchQueue(t, p, bound, defaultSpillBytes)
+	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: event.TopicMarket, Partitions: []int32{2}, Err: kerr.NotLeaderForPartition, Count: -1})
+	var acked [4]atomic.Int64
+	var all sync.WaitGroup
+	for part := range int32(4) {
+		all.Go(func() {
+			for i := range uint64(each) {
+				if err := p.Append(event.TopicMarket, part, []byte("binance|BTCUSDT"), trade(i+1), func(_ int64, err error) {
+					if err == nil {
+						acked[part].Add(1)
+					}
+				}); err != nil {
+					t.Errorf("partition %d: %v", part, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	eventually(t, "the other partitions are done", 60*time.Second, func() bool {
+		return acked[0].Load() == each && acked[1].Load() == each && acked[3].Load() == each
+	})
+	if acked[2].Load() != 0 {
+		t.Errorf("%d records of the dead partition are acknowledged", acked[2].Load())
+	}
+	h.Remove()
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if copies := checkTrades(t, c, [4]uint64{each, each, each, each}); copies != 0 {
+		t.Errorf("%d second copies", copies)
 	}
 }
 

@@ -54,8 +54,7 @@ func leftoverConfig(dir string) ProducerConfig {
 	return ProducerConfig{Name: "test", QueueBytes: 1000, Spill: SpillConfig{Dir: dir, MaxBytes: 1 << 20, After: 1}}
 }
 
-// numberOf is the trade's number, which also tells a block's records apart in a
-// scan.
+// numbersIn are the numbers of the trades in a block.
 func numbersIn(t testing.TB, records []byte) (ids []uint64) {
 	t.Helper()
 	var r rawRecord
@@ -213,6 +212,78 @@ func TestSpillDamageIsReportedAndPassedOverOnKfake(t *testing.T) {
 		t.Errorf("%d bytes are spilled, %v records counted as damaged", p.Spilled(), total(t, c.metrics.spillDamage))
 	}
 	t.Logf("%v", &damage[0])
+}
+
+// TestSpillThatRotsWhileRunningStopsTheProducerOnKfake: nothing after the damage
+// gets into the log before it is reported, which the next start does; every record
+// is told once.
+func TestSpillThatRotsWhileRunningStopsTheProducerOnKfake(t *testing.T) {
+	b := startKfake(t, "")
+	c := connect(t, testConfig(b.Addr()))
+	release := stuck(b)
+	dir := t.TempDir()
+	p := newProducer(t, c, leftoverConfig(dir))
+	const n = 400
+	var appended, kept, times [n + 1]atomic.Int32
+	for i := uint64(1); i <= n; i++ {
+		if err := p.Append(event.TopicMarket, 0, []byte("binance|BTCUSDT"), trade(i), func(_ int64, err error) {
+			times[i].Add(1)
+			switch {
+			case err == nil:
+				appended[i].Store(1)
+			case errors.Is(err, ErrKept):
+				kept[i].Store(1)
+			default:
+				t.Errorf("trade %d was told %v", i, err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(p.spill.dir, "*"+spillSuffix))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files %v, %v", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := int64(strings.Index(string(data), string(trade(200))))
+	f, err := os.OpenFile(files[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{data[at] + 1}, at); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	release()
+	if err := p.Flush(t.Context()); !component.IsFatal(err) || !errors.Is(err, errSpillRead) || !strings.Contains(err.Error(), files[0]) {
+		t.Fatalf("flushing gave %v", err)
+	}
+	if err := p.Append(event.TopicMarket, 0, nil, trade(n+1), nil); !component.IsFatal(err) {
+		t.Errorf("a stopped producer gave %v", err)
+	}
+	_ = p.Close(t.Context()) // says why it stopped
+	for i := 1; i <= n; i++ {
+		if times[i].Load() != 1 || appended[i].Load() == kept[i].Load() {
+			t.Fatalf("trade %d was told %d times; appended %d, kept %d", i, times[i].Load(), appended[i].Load(), kept[i].Load())
+		}
+		if i >= 200 && kept[i].Load() != 1 {
+			t.Fatalf("trade %d got past the damage", i)
+		}
+	}
+	next := newProducer(t, c, leftoverConfig(dir))
+	if err := next.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if d := next.SpillDamage(); len(d) != 1 || d[0].Records != 1 {
+		t.Errorf("damage %v", d)
+	}
+	ids, _ := tradeIDs(t, c, 0)
+	if len(ids) != n-1 || ids[198] != 199 || ids[199] != 201 {
+		t.Errorf("%d trades in the log", len(ids))
+	}
 }
 
 // TestSpillOfAnotherTopicIsRefusedOnKfake: files are only for the life of the
