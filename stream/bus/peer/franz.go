@@ -23,10 +23,27 @@ const slab = 1024
 // Franz produces with franz-go.
 type Franz struct {
 	client *kgo.Client
-	topic  string
+	failed failure
+}
 
+// failure keeps the first error.
+type failure struct {
 	mu  sync.Mutex
 	err error
+}
+
+func (f *failure) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+func (f *failure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
 }
 
 // FranzProduceOptions says how NewFranz sets its client up.
@@ -42,7 +59,7 @@ func NewFranz(broker, topic string) (*Franz, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a franz-go producer: %w", err)
 	}
-	return &Franz{client: client, topic: topic}, nil
+	return &Franz{client: client}, nil
 }
 
 // Produce takes events from more until it gives none, and returns their number
@@ -64,19 +81,12 @@ func (f *Franz) Produce(ctx context.Context, more func() []Event) (n int, err er
 	if err := f.client.Flush(ctx); err != nil {
 		return n, fmt.Errorf("flushing a franz-go producer: %w", err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return n, f.err
+	return n, f.failed.get()
 }
 
 func (f *Franz) done(_ *kgo.Record, err error) {
-	if err == nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = fmt.Errorf("producing with franz-go: %w", err)
+	if err != nil {
+		f.failed.set(fmt.Errorf("producing with franz-go: %w", err))
 	}
 }
 
@@ -135,7 +145,7 @@ func FranzConsume(ctx context.Context, broker, topic string, ends []int64, decod
 	defer client.Close()
 
 	var decoded atomic.Int64
-	var failed atomic.Pointer[error]
+	var failed failure
 	work := make([]chan []*kgo.Record, len(ends))
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -146,7 +156,7 @@ func FranzConsume(ctx context.Context, broker, topic string, ends []int64, decod
 			for records := range work[p] {
 				for _, r := range records {
 					if err := decode(int32(p), r.Value); err != nil {
-						failed.CompareAndSwap(nil, &err)
+						failed.set(err)
 						cancel()
 					}
 					r.Recycle()
@@ -168,8 +178,8 @@ func FranzConsume(ctx context.Context, broker, topic string, ends []int64, decod
 			}
 		})
 	}
-	if e := failed.Load(); e != nil {
-		return decoded.Load(), *e
+	if err := failed.get(); err != nil {
+		return decoded.Load(), err
 	}
 	if n = decoded.Load(); n < want {
 		return n, fmt.Errorf("consuming with franz-go: %d of %d records came: %w", n, want, ctx.Err())
