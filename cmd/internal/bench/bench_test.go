@@ -28,6 +28,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s came twice", r.Name)
 		}
 		got[r.Name] = r
+		t.Logf("%s is %.3f %s: %s", r.Name, r.Value, r.Unit, r.Note)
 	}); err != nil {
 		t.Fatal(err)
 	}
