@@ -11,5 +11,5 @@ import (
 // snapshots; ok is false until both are there. It does not leave the window of
 // second copies.
 func SnapshotFloor(ctx context.Context, client *bus.Client, partition int32) (offset int64, ok bool, err error) {
-	return client.SnapshotFloor(ctx, snapshotKey(partition))
+	return client.SnapshotFloor(ctx, SnapshotKey(partition))
 }
