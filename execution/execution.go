@@ -176,6 +176,24 @@ func (r *Role) follow(ctx context.Context, topic string, from int64, each func(b
 	}
 }
 
+// Halt halts everything, as `autohedge halt` does: the latch first, which needs
+// neither disk nor Kafka, then the file and control. What could not be written is
+// among the report's warnings; the latch holds. It may be called once Ready is
+// closed.
+func (r *Role) Halt(ctx context.Context, who, why string) (HaltReport, error) {
+	return r.board.halt(ctx, ScopeAll, who, why)
+}
+
+// HaltedBy reports whether a halt of everything by that name is in force.
+func (r *Role) HaltedBy(who string) bool {
+	for _, h := range r.board.list() {
+		if h.Scope == ScopeAll && h.Who == who {
+			return true
+		}
+	}
+	return false
+}
+
 // Drain implements component.Role: market data to its end, decisions to theirs,
 // working orders asked for, final marks.
 func (r *Role) Drain(ctx context.Context) error {

@@ -45,6 +45,7 @@ type engine struct {
 	http   *obs.Server
 	locks  []*folder.Lock
 	roles  []*runningRole
+	budget *budget // set by connect
 
 	watching sync.WaitGroup
 	unwatch  context.CancelFunc
@@ -116,6 +117,8 @@ func (e *engine) connect(ctx context.Context, needStore bool) error {
 	e.unwatch = cancel
 	e.watching.Go(func() { e.board.Watch(wctx, 5*time.Second) })
 	e.watching.Go(func() { e.watchLogs(wctx) })
+	e.budget = newBudget(e)
+	e.watching.Go(func() { e.budget.watch(wctx, e) })
 	return nil
 }
 
@@ -264,7 +267,9 @@ func (e *engine) start(ctx context.Context, specs []roleSpec) error {
 			return fmt.Errorf("building role %s: %w", s.name, err)
 		}
 		r := &runningRole{name: s.name, role: role, done: make(chan struct{})}
+		e.mu.Lock()
 		e.roles = append(e.roles, r)
+		e.mu.Unlock()
 		go e.run(context.WithoutCancel(ctx), r)
 		begun := time.Now()
 		select {

@@ -172,6 +172,11 @@ func (l *live) page(context.Context) page {
 	add("%s %d (%d abstained)   %s %d (%d rejected by limits)   %s %d   %s %s", dim("DECISIONS"), decisions, abstained, dim("ORDERS"), orders, rejected, dim("FILLS"), fills,
 		dim("ROWS LANDED"), thousands(l.count(now, metricRows)))
 	add("%s %s", dim("LAG"), lag)
+	if u := l.e.budget.meter.Last(); u.Full != "" {
+		add("%s %s", dim("DISK"), red(u.Full))
+	} else if u.Limit > 0 {
+		add("%s %s", dim("DISK"), u.String())
+	}
 	add("")
 	add("%s", dim(fmt.Sprintf("%-10s %-10s %18s %18s %18s", "VENUE", "SYMBOL", "POSITION", "MARK", "P&L")))
 	for _, x := range positions {

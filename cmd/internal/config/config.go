@@ -26,6 +26,7 @@ import (
 // Config is the whole configuration file.
 type Config struct {
 	Data       string            `yaml:"data" doc:"Data folder of everything embedded; empty takes $AUTOHEDGE_DATA, $XDG_DATA_HOME/autohedge or ~/.local/share/autohedge."`
+	MaxBytes   int64             `yaml:"data_max_bytes" doc:"Bytes that the data folder may take: topics, ClickHouse and spill. At 95 % of it new risk halts. 0 takes 80 % of what it has and its file system has free."`
 	Log        obs.LogConfig     `yaml:"log" doc:"What is logged to stderr."`
 	HTTP       obs.HTTPConfig    `yaml:"http" doc:"Metrics and health."`
 	Kafka      bus.Config        `yaml:"kafka" doc:"Kafka. Without brokers the embedded one is used, or started."`
@@ -66,6 +67,9 @@ func Default() Config {
 // Validate reports all problems of all parts; it does no I/O.
 func (c *Config) Validate() component.Problems {
 	var p component.Problems
+	if c.MaxBytes != 0 && c.MaxBytes < 256<<20 {
+		p.Addf("data_max_bytes", "is %d; want at least 268435456 (256 MiB), or 0 for 80 %% of the file system", c.MaxBytes)
+	}
 	p.Under("log", c.Log.Validate())
 	p.Under("http", c.HTTP.Validate())
 	p.Under("kafka", c.Kafka.Validate())

@@ -47,6 +47,9 @@ var mistakes = []struct {
 		`:5:12: clickhouse.timeout: 1ms: want at least 1s`,
 		`:6:9: clickhouse.user: want a user name`,
 	}},
+	{"data_budget", []string{
+		`:2:17: data_max_bytes: is 50; want at least 268435456 (256 MiB), or 0 for 80 % of the file system`,
+	}},
 	{"desk", []string{
 		`:2:9: agents.desk: is "oracle": want auto, deterministic or llm`,
 		`:3:16: agents.concurrency: is 0: want 1 to 1024`,

@@ -47,6 +47,8 @@ type Report struct {
 	Dependencies map[string]State `json:"dependencies"`
 	Disk         *Usage           `json:"disk,omitempty"`
 	Memory       *Usage           `json:"memory,omitempty"`
+	// Data is what the data folder takes and may take, once it was measured.
+	Data any `json:"data,omitempty"`
 }
 
 // Board collects the states. It is safe for concurrent use.
@@ -58,6 +60,7 @@ type Board struct {
 	states  map[string]State
 	phase   string
 	waiting map[string]bool // roles that are not ready yet
+	data    any
 }
 
 // NewBoard returns a board of a starting process; dir is the folder whose disk
@@ -92,6 +95,13 @@ func (b *Board) SetPhase(phase string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.phase = phase
+}
+
+// SetData gives the report what the data folder takes.
+func (b *Board) SetData(usage any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.data = usage
 }
 
 // Watch runs the checks every interval until ctx ends.
@@ -178,6 +188,7 @@ func (b *Board) Report() Report {
 		r.Dependencies[n] = s
 	}
 	phase := b.phase
+	r.Data = b.data
 	b.mu.Unlock()
 	switch {
 	case phase != "running":
