@@ -26,6 +26,9 @@ type budget struct {
 	limit prometheus.Gauge
 	free  prometheus.Gauge
 	hours prometheus.Gauge
+	// unsaved is the reason of a halt that only the latch holds: the disk took
+	// neither the file nor control. It is written as soon as they do.
+	unsaved string
 }
 
 func newBudget(e *engine) *budget {
@@ -77,15 +80,28 @@ func (b *budget) measure(ctx context.Context, e *engine, now time.Time) {
 	}
 	e.board.SetData(u)
 	r := e.executionRole()
-	if u.Full == "" || r == nil || r.HaltedBy(budgetWho) {
+	if r == nil {
 		return
 	}
-	report, err := r.Halt(ctx, budgetWho, u.Full)
+	why, first := u.Full, true
+	if r.HaltedBy(budgetWho) {
+		why, first = b.unsaved, false
+	}
+	if b.unsaved = ""; why == "" {
+		return
+	}
+	report, err := r.Halt(ctx, budgetWho, why)
 	if err != nil {
 		e.env.Log.Error("halting because the disk budget is spent", "err", err)
+		return
+	}
+	if !report.File || !report.Control {
+		b.unsaved = why
 	}
 	for _, w := range report.Warnings {
-		e.env.Log.Warn("halting because the disk budget is spent", "warning", w)
+		if first {
+			e.env.Log.Warn("halting because the disk budget is spent", "warning", w)
+		}
 	}
 }
 
