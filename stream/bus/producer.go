@@ -263,7 +263,7 @@ func (p *Producer) makeRoom(policy Policy, size int64) (charged bool, err error)
 		p.fullSeen.Inc()
 		ctx, cancel := context.WithTimeout(p.ctx, p.spill.cfg.After)
 		defer cancel()
-		if err := p.waitForRoom(ctx, size); err == nil || ctx.Err() == nil {
+		if err := p.waitForRoom(ctx, size); !errors.Is(err, context.DeadlineExceeded) {
 			return err == nil, err
 		}
 		// Where a lane could not, its own append says so.

@@ -192,8 +192,8 @@ func (l *lane) putSpilled(key, value []byte, size int, charged bool, done func(i
 	if charged && l.conflates && l.policyOf(value) == Conflate {
 		l.press()
 		l.replace(key, value, place{b: b, life: b.life, i: b.count - 1, size: int32(size)}, true)
-		if len(b.buf) >= tailBytes && l.spillOpen() != nil {
-			return nil // it stays in memory, within the bound
+		if len(b.buf) >= tailBytes {
+			_ = l.spillOpen() // what cannot be written stays in memory, within the bound
 		}
 		l.cond.Broadcast() // the sender may have read all there is
 		return nil
