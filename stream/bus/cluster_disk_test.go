@@ -44,7 +44,7 @@ func TestClusterDiskFull(t *testing.T) {
 // testDiskFull writes until the victim's disk is full and on, then makes room
 // and brings the victim back.
 func testDiskFull(t *testing.T, c *cluster, limit, makeRoom func()) {
-	l := startLoad(t, c, loadOptions{size: 1500})
+	l := startLoad(t, c, loadOptions{size: 4000})
 	led := func() (n int) {
 		for _, p := range c.partitions(t, event.TopicMarket) {
 			if p.Leader == diskVictim {
@@ -68,7 +68,7 @@ func testDiskFull(t *testing.T, c *cluster, limit, makeRoom func()) {
 	l.calm()
 	limit()
 	began := time.Now()
-	eventually(t, "the disk is full", 120*time.Second, func() bool { return inSync() < replicas })
+	settles(t, "the disk is full", 120*time.Second, func() bool { return inSync() < replicas })
 	full := time.Since(began)
 	l.flows()
 	if !c.Broker(diskVictim).Running() && led() > 0 {

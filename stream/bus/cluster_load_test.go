@@ -133,7 +133,7 @@ func (c *cluster) coordinator(t testing.TB, group string) (id int) {
 	t.Helper()
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.CoordinatorKey, find.CoordinatorKeys = group, []string{group}
-	eventually(t, "the group has a coordinator", 30*time.Second, func() bool {
+	settles(t, "the group has a coordinator", 30*time.Second, func() bool {
 		res, err := find.RequestWith(t.Context(), c.admin)
 		if err != nil {
 			return false
@@ -168,6 +168,12 @@ func (c *cluster) restart(t testing.TB, id int) {
 	}
 }
 
+// settles is eventually for what brokers are asked for that have other work to do.
+func settles(t testing.TB, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	poll(t, what, within, 50*time.Millisecond, ok)
+}
+
 // up is how many brokers the controller counts on.
 func (c *cluster) up(t testing.TB) int {
 	t.Helper()
@@ -178,7 +184,7 @@ func (c *cluster) up(t testing.TB) int {
 // whole waits until every partition has all its replicas.
 func (c *cluster) whole(t testing.TB) {
 	t.Helper()
-	eventually(t, "every replica is in sync", 60*time.Second, func() bool {
+	settles(t, "every replica is in sync", 60*time.Second, func() bool {
 		req := kmsg.NewPtrMetadataRequest()
 		req.Topics = nil // all
 		res, err := req.RequestWith(t.Context(), c.admin)
@@ -284,11 +290,11 @@ func startLoad(t testing.TB, c *cluster, o loadOptions) *clusterLoad {
 	return l
 }
 
-// append writes numbered records, a few thousand a second, until it is stopped.
+// append writes numbered records, two thousand a second, until it is stopped.
 func (l *clusterLoad) append() {
 	n := 0
 	defer func() { l.stopped <- n }()
-	tick := time.NewTicker(5 * time.Millisecond) // a rate that a loaded machine can follow
+	tick := time.NewTicker(10 * time.Millisecond) // a rate that a loaded machine can follow
 	defer tick.Stop()
 	for ; ; n++ {
 		if n%20 == 0 {
@@ -465,7 +471,7 @@ func (l *clusterLoad) verify() {
 func (c *cluster) readRaw(t testing.TB, topic string, partition int32) (values []string) {
 	t.Helper()
 	end := int64(-1)
-	eventually(t, "the partition's end is known", 30*time.Second, func() bool {
+	settles(t, "the partition's end is known", 30*time.Second, func() bool {
 		req := kmsg.NewPtrListOffsetsRequest()
 		req.ReplicaID = -1
 		rt := kmsg.NewListOffsetsRequestTopic()

@@ -30,7 +30,7 @@ func TestClusterTopicsAreReplicated(t *testing.T) {
 func TestClusterTopicsAreReplicatedWhileABrokerIsDown(t *testing.T) {
 	c := startCluster(t)
 	c.Broker(2).Kill()
-	eventually(t, "two brokers are up", 60*time.Second, func() bool { return c.up(t) == 2 })
+	settles(t, "two brokers are up", 60*time.Second, func() bool { return c.up(t) == 2 })
 	connect(t, c.clientConfig())
 	c.restart(t, 2)
 	c.whole(t)
@@ -144,7 +144,7 @@ func TestClusterGroupCoordinatorKilled(t *testing.T) {
 	victim := c.coordinator(t, l.client.Group("test"))
 	c.Broker(victim).Kill()
 	l.flows()
-	eventually(t, "the group has moved", 60*time.Second, func() bool { return c.coordinator(t, l.client.Group("test")) != victim })
+	settles(t, "the group has moved", 60*time.Second, func() bool { return c.coordinator(t, l.client.Group("test")) != victim })
 	l.committed()
 	c.restart(t, victim)
 	c.whole(t)
@@ -160,7 +160,7 @@ func (l *clusterLoad) committed() {
 		want[part] = int64(len(v))
 	}
 	l.mu.Unlock()
-	eventually(l.t, "commits arrive", 60*time.Second, func() bool {
+	settles(l.t, "commits arrive", 60*time.Second, func() bool {
 		lags, err := l.client.Lag(l.t.Context(), "test")
 		if err != nil {
 			return false

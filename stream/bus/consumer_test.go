@@ -56,7 +56,12 @@ func (l *handledLog) count() (n int) {
 // eventually polls until ok or the deadline.
 func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
+	poll(t, what, within, 2*time.Millisecond, ok)
+}
+
+func poll(t testing.TB, what string, within, every time.Duration, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(every) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %s", what, within)
 		}
