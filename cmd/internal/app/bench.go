@@ -48,8 +48,10 @@ on loopback and ended with the run; its names end in .apache.`,
 			}
 			results := []bench.Result{}
 			err = bench.Run(cmd.Context(), a, bench.Options{Dir: dir, Length: length, Kafka: kafka, Progress: t.err, Log: log}, func(r bench.Result) { results = append(results, r) })
-			// What was measured before an error is shown all the same.
-			return errors.Join(t.printBench(results), err, os.RemoveAll(dir))
+			if len(results) > 0 || err == nil { // what was measured before an error is shown all the same
+				err = errors.Join(t.printBench(results), err)
+			}
+			return errors.Join(err, os.RemoveAll(dir))
 		},
 	}
 	c.Flags().DurationVar(&length, "length", 2*time.Second, "how long each number is measured")

@@ -47,7 +47,7 @@ func (f *failure) get() error {
 }
 
 // FranzProduceOptions says how NewFranz sets its client up.
-const FranzProduceOptions = "idempotent, acks all, ProducerLinger(0), ManualPartitioner, NoCompression, ProducerBatchMaxBytes 1,000,000, MaxBufferedRecords 262,144, records allocated 1,024 at once"
+const FranzProduceOptions = "idempotent (which has five requests in flight), acks all, ProducerLinger(0), ManualPartitioner, NoCompression, ProducerBatchMaxBytes 1,000,000, MaxBufferedRecords 262,144, records allocated 1,024 at once"
 
 // NewFranz makes a producer of the topic; Close ends it.
 func NewFranz(broker, topic string) (*Franz, error) {
