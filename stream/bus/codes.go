@@ -105,13 +105,17 @@ func remedy(code kafka.Error, who string) string {
 	return ""
 }
 
+// whose is the name that a code of a group's request is about.
+func (k *Consumer) whose(code kafka.Error) string {
+	if code == kafka.TopicAuthorizationFailed {
+		return k.client.prefix() + k.cfg.Topics[0]
+	}
+	return k.group
+}
+
 // joinError explains why a group cannot be joined.
 func (k *Consumer) joinError(code kafka.Error) error {
-	who := k.group
-	if code == kafka.TopicAuthorizationFailed {
-		who = k.client.prefix() + k.cfg.Topics[0]
-	}
-	return component.Fatal(fmt.Errorf("joining group %s for %v: %w%s", k.group, k.cfg.Topics, code, remedy(code, who)))
+	return component.Fatal(fmt.Errorf("joining group %s for %v: %w%s", k.group, k.cfg.Topics, code, remedy(code, k.whose(code))))
 }
 
 // errorCode returns the code of an answer; ok is false for errors that are no

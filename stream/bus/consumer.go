@@ -120,6 +120,9 @@ func (k *Consumer) Run(ctx context.Context, handle func(ctx context.Context, a *
 			if failures++; failures == 10 {
 				k.env.Log.Warn("joining the group is being retried", "group", k.group, "error", err)
 			}
+			if errors.Is(err, kafka.RebalanceInProgress) && sleep(ctx, backoff(failures)) != nil {
+				return nil // kafka-go asks again at once after this one, and a broker may answer it at once
+			}
 			if _, answered := errorCode(err); !answered && len(brokers) > 1 {
 				// kafka-go asks the first broker that takes its connection, over and over,
 				// also one that stands still and answers nothing.

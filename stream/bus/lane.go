@@ -302,6 +302,9 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			b.sent = true
 		}
 		switch verdict := judge(code); {
+		case answered && code == kafka.DuplicateSequenceNumber && !b.sent:
+			// It was never sent, so what the broker has is another batch.
+			return -1, l.giveUp(b, kafka.OutOfOrderSequenceNumber, err)
 		case err == nil, answered && code == kafka.DuplicateSequenceNumber:
 			// A duplicate is in the log since an earlier attempt; its offset is
 			// not told.

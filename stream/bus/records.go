@@ -93,8 +93,13 @@ func parseHead(b []byte) (h batchHead, records []byte, err error) {
 	return h, b[batchHeadSize:h.size], nil
 }
 
-// maxUnpacked bounds what a compressed batch may unpack to.
-const maxUnpacked = 256 << 20
+const (
+	// maxUnpacked bounds what a compressed batch may unpack to. Our own are at most
+	// maxBatch before they are compressed; a reader holds one unpacked at a time.
+	maxUnpacked = 16 << 20
+	// keepUnpacked is how much memory a reader keeps from one batch to the next.
+	keepUnpacked = 4 << 20
+)
 
 // unpack decompresses records into dst, which is reused.
 func unpack(dst *bytes.Buffer, attrs uint16, records []byte) ([]byte, error) {
@@ -107,6 +112,9 @@ func unpack(dst *bytes.Buffer, attrs uint16, records []byte) ([]byte, error) {
 		return nil, fmt.Errorf("unpacking records: unknown compression %d", code)
 	}
 	r := codec.NewReader(bytes.NewReader(records))
+	if dst.Cap() > keepUnpacked {
+		*dst = bytes.Buffer{}
+	}
 	dst.Reset()
 	n, err := dst.ReadFrom(io.LimitReader(r, maxUnpacked+1))
 	if cerr := r.Close(); err == nil {
@@ -116,7 +124,7 @@ func unpack(dst *bytes.Buffer, attrs uint16, records []byte) ([]byte, error) {
 		return nil, fmt.Errorf("unpacking records (%s): %w", codec.Name(), err)
 	}
 	if n > maxUnpacked {
-		return nil, fmt.Errorf("unpacking records (%s): more than %d bytes", codec.Name(), maxUnpacked)
+		return nil, fmt.Errorf("unpacking records (%s): more than %d bytes: no batch of this program is so large; whoever writes to this topic must send smaller ones", codec.Name(), maxUnpacked)
 	}
 	return dst.Bytes(), nil
 }

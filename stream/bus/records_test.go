@@ -68,39 +68,3 @@ func TestEveryFlippedBitUnderTheChecksumIsSeen(t *testing.T) {
 		data[bit/8] ^= 1 << (bit % 8)
 	}
 }
-
-func FuzzParseBatch(f *testing.F) {
-	f.Add(sealed(f, nil, [2][]byte{[]byte("k"), []byte("v")}), false)
-	f.Add(sealed(f, &compress.ZstdCodec, [2][]byte{[]byte("k"), bytes.Repeat([]byte("v"), 500)}), true)
-	f.Add([]byte{}, true)
-	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
-		if fix && len(data) >= batchHeadSize { // let the fuzzer past the checksum
-			data = bytes.Clone(data)
-			binary.BigEndian.PutUint32(data[lengthAt:], uint32(len(data)-lengthAt-4))
-			data[magicAt] = 2
-			binary.BigEndian.PutUint32(data[crcAt:], checksum(data[attrsAt:]))
-		}
-		h, records, err := parseBatch(data)
-		if err != nil {
-			return
-		}
-		if h.size > len(data) || h.last < h.base || int64(h.count) > h.last-h.base+1 {
-			t.Fatalf("head %+v of %d bytes", h, len(data))
-		}
-		var buf bytes.Buffer
-		if records, err = unpack(&buf, h.attrs, records); err != nil {
-			return
-		}
-		var r rawRecord
-		for range h.count {
-			rest, err := parseRecord(records, &r)
-			if err != nil {
-				return
-			}
-			if len(r.key)+len(r.value)+len(rest) > len(records) || r.offsetDelta < 0 {
-				t.Fatalf("record of %d bytes from %d", len(r.key)+len(r.value), len(records))
-			}
-			records = rest
-		}
-	})
-}

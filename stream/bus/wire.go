@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/segmentio/kafka-go/protocol"
@@ -52,9 +53,10 @@ type fetchResponseTransaction struct {
 	FirstOffset int64 `kafka:"min=v4,max=v11"`
 }
 
-// maxFetched bounds what one partition of a fetch response may hold; far above
-// what is asked for, it only stops a corrupt length from eating the memory.
-const maxFetched = 256 << 20
+// maxFetched bounds what one partition of a fetch response may hold: the largest
+// batch of another program that is read. What is asked for is far below, and our
+// own batches are at most maxBatch.
+const maxFetched = 64 << 20
 
 // rawRecords is the records field of a fetch response, undecoded. Its buffer
 // comes from fetchBuffers.
@@ -77,13 +79,22 @@ func (r *rawRecords) ReadFrom(src io.Reader) (int64, error) {
 		return 4, fmt.Errorf("fetch response with %d bytes of records", size)
 	}
 	buf, _ := fetchBuffers.Get().(*[]byte)
-	if cap(*buf) < int(size) {
-		*buf = make([]byte, size)
+	data := (*buf)[:0]
+	for len(data) < int(size) {
+		// Memory is taken as the bytes come, not as the size says.
+		data = slices.Grow(data, min(int(size)-len(data), max(fetchBytes, cap(data)-len(data))))
+		rest := data[len(data):min(int(size), cap(data))]
+		n, err := io.ReadFull(src, rest)
+		data = data[:len(data)+n]
+		if err != nil {
+			*buf = data
+			fetchBuffers.Put(buf)
+			return int64(4 + len(data)), err
+		}
 	}
-	*buf = (*buf)[:size]
-	n, err := io.ReadFull(src, *buf)
+	*buf = data
 	r.buf = buf
-	return int64(4 + n), err
+	return int64(4 + len(data)), nil
 }
 
 // WriteTo satisfies the protocol table, which wants every type to be writable.
