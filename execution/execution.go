@@ -32,6 +32,8 @@ type Role struct {
 	control *bus.Producer
 	// logPatience is the constant of that name; tests have less.
 	logPatience time.Duration
+	// lease is ownerLease; tests have less.
+	lease time.Duration
 
 	// crash, in tests, ends the role at a site by returning an error; openBroker
 	// opens an account, tests put a broker of their own there.
@@ -55,7 +57,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		accounts: make(map[string]*Account), market: newMarket(client, env),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: "execution", Topics: []string{event.TopicDecisions}}, env),
 		ready:    make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
-		logPatience: logPatience,
+		logPatience: logPatience, lease: ownerLease,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
 		},

@@ -79,7 +79,7 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	}
 	var err error
 	o.producer, err = r.client.Own(ctx, bus.OwnConfig{
-		Name: "execution", Key: fmt.Sprintf("execution.%d", partition), Blocking: true,
+		Name: "execution", Key: ownerKey(partition), Blocking: true,
 		Partitions: []bus.TopicPartition{
 			{Topic: event.TopicOrders, Partition: partition}, {Topic: event.TopicFills, Partition: partition}, {Topic: event.TopicPositions, Partition: partition},
 		},
@@ -128,6 +128,9 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	ok = true
 	return o, nil
 }
+
+// ownerKey is what the owner of a partition owns.
+func ownerKey(partition int32) string { return fmt.Sprintf("execution.%d", partition) }
 
 // read rebuilds the state from the three logs; filled is how much the log of
 // fills holds of each order. A former owner can add nothing to what it reads, for

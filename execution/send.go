@@ -26,6 +26,11 @@ type outgoing struct {
 	judged, logged time.Time
 }
 
+// ownerLease is how long after its entry was acknowledged an order is sent without
+// another look at whether this process still owns the partition: less than the
+// group needs to pass over a member that stands still, 3 s.
+const ownerLease = time.Second
+
 // logPatience is how long the order log may take for an entry. While it takes
 // longer, new risk is halted: an order was checked against a market of that long
 // ago, and more would pile up behind it.
@@ -56,6 +61,13 @@ func (o *owner) send(ctx context.Context, acc *account, out *outgoing) error {
 	}
 	if err := o.reach(siteSubmitting); err != nil {
 		return err
+	}
+	if time.Since(out.logged) > o.role.lease {
+		// The process may have stood still, and another may own the partition and have
+		// asked the broker about the order already.
+		if err := o.producer.Confirm(ctx); err != nil {
+			return fmt.Errorf("sending nothing of partition %d: %w", o.partition, err)
+		}
 	}
 	w := out.working
 	var sent error

@@ -58,6 +58,18 @@ type Owner struct {
 // that of every former owner of the key.
 func (o *Owner) Number() uint64 { return o.number }
 
+// Confirm looks whether another has claimed the key: for an owner that is about to
+// do outside the logs what only an owner may. It returns an error that is ErrFenced,
+// which also stops the producer, or another when it cannot tell.
+func (o *Owner) Confirm(ctx context.Context) error {
+	err := o.confirm(ctx)
+	if errors.Is(err, ErrFenced) {
+		err = component.Fatal(err)
+		o.fail(err)
+	}
+	return err
+}
+
 // Key is what is owned.
 func (o *Owner) Key() string { return o.key }
 
