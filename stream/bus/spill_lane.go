@@ -15,7 +15,8 @@ const tailBytes = 64 << 10
 // A lane spills from the moment it is told to (toFiles) until the sender has read
 // all of its files. The order is: what is being sent, the halves of a batch that
 // was split, the files, the open batch. What is being sent, and the halves, may
-// be in the files already (batch.stored): their acknowledgement moves the mark.
+// be in the files already (batch.stored): their acknowledgement moves the mark up
+// to where they end there, and nothing of them is written a second time.
 
 // spillOpen writes the open batch behind the spilled records. l.mu is held.
 func (l *lane) spillOpen() error {
