@@ -5,10 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +37,9 @@ type Client struct {
 	tls       *tls.Config
 	sasl      sasl.Mechanism
 	seeds     []string // host:port of the brokers, those configured first
+
+	connected atomic.Bool  // Connect has returned
+	refusedAt atomic.Int64 // when a refused connection was logged last
 
 	retrying atomic.Int64 // batches of its producers that the brokers have not taken at the first try
 
@@ -68,8 +71,8 @@ func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(c
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
 	c.transport = &kafka.Transport{
-		Dial: dial, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
-		MetadataTTL: 2 * time.Second, ClientID: clientID, TLS: c.tls, SASL: c.sasl,
+		Dial: c.connect, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
+		MetadataTTL: 2 * time.Second, ClientID: clientID,
 	}
 	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
 	brokers, err := c.probe(ctx)
@@ -78,6 +81,7 @@ func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(c
 		return nil, fmt.Errorf("connecting to Kafka at %v: %w", cfg.Brokers, err)
 	}
 	c.learn(brokers)
+	c.connected.Store(true)
 	return c, nil
 }
 
@@ -101,6 +105,7 @@ func (c *Client) learn(brokers []kafka.Broker) {
 func (c *Client) probe(ctx context.Context) ([]kafka.Broker, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
+	var last error
 	for attempt := 0; ; attempt++ {
 		res, err := c.kafka.Metadata(ctx, &kafka.MetadataRequest{})
 		if err == nil && len(res.Brokers) == 0 {
@@ -109,24 +114,36 @@ func (c *Client) probe(ctx context.Context) ([]kafka.Broker, error) {
 		if err == nil {
 			return res.Brokers, nil
 		}
-		if errors.Is(err, kafka.SASLAuthenticationFailed) || errors.Is(err, kafka.UnsupportedSASLMechanism) {
-			return nil, err
+		var access *accessError
+		if errors.As(err, &access) {
+			return nil, bare(err)
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
 		}
 		// The transport remembers its failure until it looks again, which may be
 		// seconds away: start anew.
 		c.transport.CloseIdleConnections()
 		if sleep(ctx, min(50*time.Millisecond<<min(attempt, 5), time.Second)) != nil {
-			if c.sasl != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-				err = fmt.Errorf("%w: the broker hangs up on %s as user %q: is the password right?", err, c.sasl.Name(), c.cfg.User)
+			if c.tls == nil && c.sasl == nil && cutOff(last) {
+				return nil, fmt.Errorf("%w: the broker hangs up: does this listener want TLS (kafka.tls.enabled) or a login (kafka.sasl)?", bare(last))
 			}
-			return nil, err
+			return nil, bare(last)
 		}
 	}
 }
 
+// bare is the error without what kafka-go puts in front of it.
+func bare(err error) error {
+	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "kafka.(*Client)") {
+		return inner
+	}
+	return err
+}
+
 // dialer is what the group protocol connects with.
 func (c *Client) dialer() *kafka.Dialer {
-	return &kafka.Dialer{ClientID: clientID, Timeout: 3 * time.Second, DialFunc: c.dial, TLS: c.tls, SASLMechanism: c.sasl}
+	return &kafka.Dialer{ClientID: clientID, Timeout: 3 * time.Second, DialFunc: c.connect}
 }
 
 // prefix is what names of topics and groups of this session begin with.

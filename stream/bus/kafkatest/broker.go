@@ -128,8 +128,9 @@ func (b *Broker) properties(controller, advertised string) map[string]string {
 	}
 }
 
-// format writes the broker's files and prepares its data folder.
-func (b *Broker) format(ctx context.Context, cluster string, properties map[string]string) error {
+// format writes the broker's files and prepares its data folder; options go to
+// the tool that does so.
+func (b *Broker) format(ctx context.Context, cluster string, properties map[string]string, options ...string) error {
 	var text strings.Builder
 	for name, value := range properties {
 		fmt.Fprintf(&text, "%s=%s\n", name, value)
@@ -139,7 +140,8 @@ func (b *Broker) format(ctx context.Context, cluster string, properties map[stri
 			return err
 		}
 	}
-	format := b.java(ctx, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", filepath.Join(b.dir, "server.properties"))
+	args := append([]string{"kafka.tools.StorageTool", "format", "-t", cluster, "-c", filepath.Join(b.dir, "server.properties")}, options...)
+	format := b.java(ctx, args...)
 	if out, err := format.CombinedOutput(); err != nil {
 		return fmt.Errorf("formatting the storage: %w: %s", err, lastLines(string(out), 5))
 	}
