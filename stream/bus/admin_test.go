@@ -152,7 +152,7 @@ func TestLagOfAGroupThatNeverCommitted(t *testing.T) {
 	if err != nil || len(lags) != 4 {
 		t.Fatal(lags, err)
 	}
-	if want := (Lag{Group: "autohedge.sinks", Topic: "md", Partition: 2, Committed: -1, End: 2, Records: 2}); lags[2] != want {
+	if want := (Lag{Group: "autohedge.sinks", Topic: "md", Partition: 2, Committed: -1, End: 2, Records: 2, Seconds: -1}); lags[2] != want {
 		t.Errorf("lag %+v, want %+v", lags[2], want)
 	}
 	if lags, err = c.Lag(context.Background(), "sinks"); err != nil || len(lags) != 0 {

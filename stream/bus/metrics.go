@@ -33,11 +33,16 @@ type metrics struct {
 	rebalances      *prometheus.CounterVec
 	cutOff          *prometheus.CounterVec
 	errors          *prometheus.CounterVec
+	lagRecords      *prometheus.GaugeVec
+	lagSeconds      *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return component.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_bus_" + name, Help: help}, labels))
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return component.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_bus_" + name, Help: help}, labels))
 	}
 	return &metrics{
 		producedRecords: counter("produced_records_total", "Records acknowledged by all in-sync replicas.", "producer", "topic"),
@@ -74,5 +79,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),
 		cutOff:         counter("handlers_cut_off_total", "Handlers that had not returned 250 ms after their partition was lost.", "group"),
 		errors:         counter("errors_total", "Errors by the part of the bus they occurred in.", "part"),
+		lagRecords:     gauge("lag_records", "Records between a group's committed offset and the log's end.", "group", "topic", "partition"),
+		lagSeconds:     gauge("lag_seconds", "Age of the oldest record that a group has not committed.", "group", "topic", "partition"),
 	}
 }

@@ -283,7 +283,31 @@ func (e *engine) start(ctx context.Context, specs []roleSpec) error {
 		}
 	}
 	e.board.SetPhase("running")
+	e.watchLag(ctx)
 	return nil
+}
+
+// lagEvery is how often the lag of this process's groups is measured.
+const lagEvery = 5 * time.Second
+
+// watchLag keeps the lag gauges of the roles that run here, until close.
+func (e *engine) watchLag(ctx context.Context) {
+	if e.client == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := e.unwatch
+	e.unwatch = func() {
+		cancel()
+		if stop != nil {
+			stop()
+		}
+	}
+	var groups []string
+	for _, r := range e.roles {
+		groups = append(groups, r.name)
+	}
+	e.watching.Go(func() { e.client.WatchLag(ctx, lagEvery, groups...) })
 }
 
 func (e *engine) run(ctx context.Context, r *runningRole) {

@@ -190,37 +190,3 @@ func describe(r *bus.Record) tailLine {
 	l.Event = m
 	return l
 }
-
-func (t *tool) lagCommand() *cobra.Command {
-	var session string
-	c := &cobra.Command{
-		Use: "lag", Short: "Show how far each role is behind, by partition", GroupID: "look", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.kafkaClient(cmd.Context(), session)
-			if err != nil {
-				return err
-			}
-			var all []bus.Lag
-			for _, r := range roleTable() {
-				lags, err := client.Lag(cmd.Context(), r.name)
-				if err != nil {
-					return errors.Join(withCode(exitDown, err), client.Close())
-				}
-				all = append(all, lags...)
-			}
-			if err := client.Close(); err != nil {
-				return err
-			}
-			if t.output == "json" {
-				return t.json(all)
-			}
-			var rows [][]string
-			for _, l := range all {
-				rows = append(rows, []string{l.Group, l.Topic, strconv.Itoa(int(l.Partition)), strconv.FormatInt(l.Committed, 10), strconv.FormatInt(l.End, 10), strconv.FormatInt(l.Records, 10)})
-			}
-			return writeTable(t.out, []string{"GROUP", "TOPIC", "PARTITION", "COMMITTED", "END", "LAG"}, rows)
-		},
-	}
-	c.Flags().StringVar(&session, "session", "", "a replay's session instead of the live groups")
-	return c
-}
