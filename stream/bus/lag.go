@@ -157,7 +157,7 @@ func (c *Client) timeAt(ctx context.Context, topic string, partition int32, offs
 		return 0, fmt.Errorf("reading the time of %s/%d at %d: no answer for it", topic, partition, offset)
 	}
 	part := &answer.Topics[0].Partitions[0]
-	data := chunk{part.Records.buf}
+	data := chunk{buf: part.Records.buf}
 	defer data.release()
 	if part.ErrorCode != 0 {
 		return 0, fmt.Errorf("reading the time of %s/%d at %d: %w", topic, partition, offset, kafka.Error(part.ErrorCode))
