@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -335,5 +336,60 @@ func TestIdleConnectionsThatTheBrokerClosesOnApache(t *testing.T) {
 	}
 	if text := log.String(); strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
 		t.Errorf("the log says\n%s", text)
+	}
+}
+
+// What the certificates get wrong is told at once, with the key to look at.
+func TestTLSErrorsNameTheKeyOnKfake(t *testing.T) {
+	server, client := certificates(t)
+	_, stranger := certificates(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startKfake(t, "", kfake.ListenFn(func(string, string) (net.Listener, error) { return tls.NewListener(ln, server), nil }))
+	for _, tt := range []struct {
+		name   string
+		change func(*TLSConfig)
+		want   string
+	}{
+		{"unknown authority", func(c *TLSConfig) { c.CAFile = stranger.CAFile }, "kafka.tls.ca_file"},
+		{"wrong name", func(c *TLSConfig) { c.ServerName = "kafka.example.com" }, `not for "kafka.example.com"`},
+		{"no client certificate", func(c *TLSConfig) { c.CertFile, c.KeyFile = "", "" }, "kafka.tls.cert_file"},
+		{"another's client certificate", func(c *TLSConfig) { c.CertFile, c.KeyFile = stranger.CertFile, stranger.KeyFile }, "kafka.tls.cert_file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := testConfig(ln.Addr().String())
+			cfg.TLS = client
+			tt.change(&cfg.TLS)
+			_, err := Connect(t.Context(), cfg, component.Discard())
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("gave %v, want %s", err, tt.want)
+			}
+		})
+	}
+	cfg := testConfig(ln.Addr().String())
+	ctx, cancel := contextWithTimeout(t, 400*time.Millisecond)
+	defer cancel()
+	if _, err := Connect(ctx, cfg, component.Discard()); err == nil || !strings.Contains(err.Error(), "kafka.tls.enabled") {
+		t.Errorf("without TLS: %v", err)
+	}
+}
+
+func TestFramesAreFollowedAcrossWrites(t *testing.T) {
+	stream := []byte{0, 0, 0, 3, 'a', 'b', 'c', 0, 0, 0, 1, 'd', 0, 0, 0, 2, 'e', 'f'}
+	for size := 1; size <= len(stream); size++ {
+		var f frames
+		begun, ended := 0, 0
+		for at := 0; at < len(stream); at += size {
+			b, e := f.advance(stream[at:min(at+size, len(stream))])
+			begun, ended = begun+b, ended+e
+			if between := f.between(); between != (begun == ended) {
+				t.Fatalf("pieces of %d, at %d: between messages is %v after %d began and %d ended", size, at, between, begun, ended)
+			}
+		}
+		if begun != 3 || ended != 3 {
+			t.Errorf("pieces of %d: %d messages began, %d ended", size, begun, ended)
+		}
 	}
 }
