@@ -94,7 +94,7 @@ func murmurTable(keys [][]byte) string {
 }
 
 func TestMurmur2AgainstTheJavaClient(t *testing.T) {
-	ask := func(keys [][]byte) string {
+	said := func(keys [][]byte) string {
 		var in bytes.Buffer
 		for _, key := range keys {
 			fmt.Fprintf(&in, "%x\n", key)
@@ -106,11 +106,11 @@ func TestMurmur2AgainstTheJavaClient(t *testing.T) {
 		return java(t, in.Bytes(), "Murmur.java", counts...)
 	}
 	keys := murmurKeys(60)
-	if diff := cmp.Diff(ask(keys), murmurTable(keys)); diff != "" {
+	if diff := cmp.Diff(said(keys), murmurTable(keys)); diff != "" {
 		t.Error("the Java client and this one differ:\n", diff)
 	}
 	t.Logf("%d keys, the same hash and the same partitions among %v", len(keys), murmurCounts)
-	golden := ask(murmurKeys(2))
+	golden := said(murmurKeys(2))
 	if *update {
 		if err := os.WriteFile(goldenMurmur, []byte(golden), 0o600); err != nil {
 			t.Fatal(err)

@@ -135,8 +135,8 @@ func (b *Broker) format(ctx context.Context, cluster string, properties map[stri
 	for name, value := range properties {
 		fmt.Fprintf(&text, "%s=%s\n", name, value)
 	}
-	for name, text := range map[string]string{"server.properties": text.String(), "log4j2.xml": logging} {
-		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+	for name, content := range map[string]string{"server.properties": text.String(), "log4j2.xml": logging} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(content), 0o600); err != nil {
 			return err
 		}
 	}

@@ -72,7 +72,7 @@ func startCluster(ctx context.Context, lib string, cfg ClusterConfig) (c *Cluste
 	var voters []string
 	for i := range Nodes {
 		home := filepath.Join(dir, strconv.Itoa(i+1))
-		if err := os.Mkdir(home, 0o750); err != nil {
+		if err = os.Mkdir(home, 0o750); err != nil {
 			return nil, err
 		}
 		c.brokers = append(c.brokers, newBroker(i+1, lib, home, "-Xmx384m", ports[3*i:3*i+3]))
