@@ -218,8 +218,9 @@ func (c *Client) clearFormer(ctx context.Context, p *Producer, k SnapshotKey, ep
 
 // saveChunks appends the chunks, a few at a time, and returns the first one's
 // offset.
-func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *event.SnapshotManifest, state []byte) (first int64, err error) {
-	first = -1
+func (c *Client) saveChunks(ctx context.Context, p *Producer, k SnapshotKey, m *event.SnapshotManifest, state []byte) (int64, error) {
+	// The producer's goroutine writes it, also after this function gave up.
+	first := int64(-1)
 	slot, chunk := k.slot(m.Epoch, m.Slot), p.owner.chunk
 	acked := make(chan appended, savesInFlight)
 	inFlight := 0
