@@ -1,0 +1,7 @@
+//go:build race
+
+package bus
+
+// raced says that the race detector is on, under which everything takes ten times as
+// long.
+const raced = true
