@@ -72,7 +72,7 @@ func faultOps() []faultOp {
 	return []faultOp{
 		{name: "ApiVersions", key: kmsg.ApiVersions, do: try((*faultRun).reconnect)},
 		{name: "Metadata", key: kmsg.Metadata, narrow: kfake.Fault{Topic: event.TopicMarket}, do: try((*faultRun).reconnect)},
-		{name: "CreateTopics", key: kmsg.CreateTopics, narrow: kfake.Fault{}, do: try((*faultRun).createTopics)},
+		{name: "CreateTopics", key: kmsg.CreateTopics, do: try((*faultRun).createTopics)},
 		{name: "DeleteTopics", key: kmsg.DeleteTopics, do: func(r *faultRun, ctx context.Context) error {
 			if err := r.createTopics(ctx); err != nil {
 				return err
