@@ -3,6 +3,7 @@ package bus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -15,8 +16,9 @@ import (
 // LoadSnapshot returns the newest whole snapshot, the one with the highest epoch
 // and then the highest input offset; nil when there is none. One that is damaged,
 // half-written or partly overwritten is passed over for the next, and so are
-// batches whose checksum is wrong. A snapshot of another incarnation of the input
-// topic is an error that is component.Fatal. It reads the partition whole, once
+// batches whose checksum is wrong and the snapshots of a life of the input topic
+// that somebody ended. One of another incarnation is a LogError that is
+// component.Fatal. It reads the partition whole, once
 // for the manifests and, from its first chunk on, once for each snapshot that it
 // tries; its memory is one state of at most MaxSnapshot bytes. An owner calls it
 // after Own.
@@ -32,6 +34,12 @@ func (c *Client) LoadSnapshot(ctx context.Context, k SnapshotKey) (*Snapshot, er
 		var s *Snapshot
 		if s, err = l.load(); err == nil {
 			return s, nil
+		}
+		var e *LogError
+		if errors.As(err, &e) && e.Fault == Recreated { // the log's bounds are for people
+			if all, berr := c.Offsets(ctx, k.Input); berr == nil && int(k.Partition) < len(all) {
+				e.Start, e.End = all[k.Partition].Start, all[k.Partition].End
+			}
 		}
 	}
 	return nil, fmt.Errorf("loading snapshot %s from %s: %w", k.Name, k.at(), err)
@@ -61,7 +69,8 @@ func (c *Client) scan(ctx context.Context, at TopicPartition, from, end int64, e
 // loader finds the newest whole snapshot in a log.
 type loader struct {
 	key         SnapshotKey
-	incarnation event.ID // of the input topic
+	incarnation event.ID                        // of the input topic
+	ended       func(incarnation event.ID) bool // whether somebody ended that life of it
 	scan        func(from, end int64, each func(Record) error) error
 	damaged     func(found) // told of a snapshot that is passed over
 }
@@ -74,7 +83,7 @@ type found struct {
 
 func (c *Client) loader(ctx context.Context, k SnapshotKey) *loader {
 	return &loader{
-		key: k, incarnation: c.Incarnation(k.Input),
+		key: k, incarnation: c.Incarnation(k.Input), ended: c.Ended,
 		scan: func(from, end int64, each func(Record) error) error { return c.scan(ctx, k.at(), from, end, each) },
 	}
 }
@@ -89,8 +98,13 @@ func (l *loader) load() (*Snapshot, error) {
 			return nil, component.Fatal(fmt.Errorf("it follows from topic %s, not from %s: give it a name of its own", m.InputTopic, l.key.Input))
 		}
 		if m.Incarnation != l.incarnation {
-			return nil, component.Fatal(fmt.Errorf("it was saved at offset %d of %s, incarnation %s, but the topic is incarnation %s: "+
-				"go back to the data folder or the brokers of the former, or begin anew with empty topics", m.Input, m.InputTopic, m.Incarnation, l.incarnation))
+			if l.ended != nil && l.ended(m.Incarnation) {
+				continue // of a life that somebody ended: it does not count
+			}
+			return nil, component.Fatal(&LogError{
+				Fault: Recreated, What: "snapshot " + l.key.Name, Topic: m.InputTopic, Partition: l.key.Partition, Stored: m.Input,
+				StoredIncarnation: m.Incarnation, Incarnation: l.incarnation,
+			})
 		}
 		state, err := l.state(m)
 		if err != nil {
