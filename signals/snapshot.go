@@ -151,7 +151,7 @@ func (o *owner) saved(ctx context.Context, err error) error {
 		m.snapshotFailures.Inc()
 		o.role.env.Log.Warn("saving a snapshot failed; it is tried again", "topic", o.a.Topic, "partition", o.a.Partition, "input", t.input, "bytes", s.size, "error", err)
 	}
-	return nil
+	return nil //nolint:nilerr // a failed save is tried again
 }
 
 // saveLast saves the state at the end of an orderly stop, unless a snapshot has it.

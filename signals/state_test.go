@@ -92,7 +92,7 @@ func TestStateRestarts(t *testing.T) {
 						t.Fatalf("seed %d, record %d: a state taken over %d records is not that of its first", seed, offset, len(passed))
 					}
 				}
-			case r.IntN(100) == 0:
+			case r.IntN(99) == 0:
 				restarts++
 				state := broken.AppendState(nil)
 				e, err := RestoreEngine(2, state, only(sets...))

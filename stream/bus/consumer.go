@@ -319,7 +319,7 @@ func (k *Consumer) abandonError(gen *kafka.Generation, mine []*Assignment) error
 		}
 	}
 	return component.Fatal(fmt.Errorf("handling %s: the handler has not returned %s after generation %d of group %s ended, and another member may own the partition now: "+
-		"this process must stop; start it again, and report what it was doing (a goroutine dump is at /debug/pprof/goroutine)",
+		"this process must stop; start it again, and report what it was doing (SIGQUIT makes it print all its goroutines)",
 		strings.Join(names, ", "), abandonPatience, gen.ID, k.group))
 }
 

@@ -12,13 +12,13 @@ import (
 type LogFault string
 
 const (
-	// Overtaken: retention took records that were not read yet.
+	// Overtaken says that retention took records that were not read yet.
 	Overtaken LogFault = "overtaken"
-	// Truncated: the log ends before what was read of it.
+	// Truncated says that the log ends before what was read of it.
 	Truncated LogFault = "truncated"
-	// Recreated: what is stored belongs to another incarnation of the topic.
+	// Recreated says that what is stored belongs to another incarnation of the topic.
 	Recreated LogFault = "recreated"
-	// Missing: the topic is gone although it has an incarnation.
+	// Missing says that the topic is gone although it has an incarnation.
 	Missing LogFault = "missing"
 )
 

@@ -198,10 +198,9 @@ func (c *Client) clearFormer(ctx context.Context, p *Producer, k SnapshotKey, ep
 	if err := c.scan(ctx, k.at(), FromStart, logEnd, func(r Record) error {
 		rest, ours := strings.CutPrefix(string(r.Key), k.prefix())
 		number, _, _ := strings.Cut(rest, "|")
-		if n, err := strconv.ParseUint(number, 10, 64); !ours || err != nil || n >= epoch {
-			return nil
+		if n, err := strconv.ParseUint(number, 10, 64); err == nil && ours && n < epoch {
+			former[string(r.Key)] = r.Value != nil
 		}
-		former[string(r.Key)] = r.Value != nil
 		return nil
 	}); err != nil {
 		return err

@@ -97,7 +97,7 @@ func (a *Assignment) stalled(still time.Duration, end int64) error {
 		return nil
 	}
 	return fmt.Errorf("handling %s/%d: no progress for %s: the handler %s; it is at offset %d, has committed up to %d and the log ends at %d: %d records behind; "+
-		"start the process again, and report what it was doing (a goroutine dump is at /debug/pprof/goroutine)",
+		"start the process again, and report what it was doing (SIGQUIT makes it print all its goroutines)",
 		a.Topic, a.Partition, still.Round(time.Second), doing, at, a.sent, end, end-at)
 }
 

@@ -81,17 +81,17 @@ func rounds(ctx context.Context, turns []turn) (rates [][]float64, events []int,
 	rates, events = make([][]float64, len(turns)), make([]int, len(turns))
 	for round := range busRounds + 1 {
 		for i := range turns {
-			i := (i + round) % len(turns)
+			turn := (i + round) % len(turns)
 			runtime.GC()
 			begun := time.Now()
-			n, err := turns[i](ctx)
+			n, err := turns[turn](ctx)
 			took := time.Since(begun)
 			if err != nil {
 				return nil, nil, err
 			}
 			if round > 0 {
-				rates[i] = append(rates[i], float64(n)/took.Seconds())
-				events[i] += n
+				rates[turn] = append(rates[turn], float64(n)/took.Seconds())
+				events[turn] += n
 			}
 		}
 	}
