@@ -132,7 +132,8 @@ func (o *owner) writeOut(ctx context.Context, t *taking, state []byte) error {
 }
 
 // saved notes what became of the snapshot that was written. One that failed is
-// tried again when the next is due: the log still has everything.
+// tried again when the next is due, for the log still has everything; only that
+// another owner took over is an error.
 func (o *owner) saved(ctx context.Context, err error) error {
 	s := &o.saves
 	t := s.taking
@@ -144,21 +145,21 @@ func (o *owner) saved(ctx context.Context, err error) error {
 		m.snapshots.Inc()
 		m.snapshotBytes.WithLabelValues(fmt.Sprint(o.a.Partition)).Set(float64(s.size))
 		m.snapshot.Observe(time.Since(t.began).Seconds())
-	case ctx.Err() != nil:
-	case errors.Is(err, bus.ErrFenced):
-		return err
-	default:
+	case ctx.Err() == nil && !errors.Is(err, bus.ErrFenced):
 		m.snapshotFailures.Inc()
 		o.role.env.Log.Warn("saving a snapshot failed; it is tried again", "topic", o.a.Topic, "partition", o.a.Partition, "input", t.input, "bytes", s.size, "error", err)
 	}
-	return nil //nolint:nilerr // a failed save is tried again
+	if errors.Is(err, bus.ErrFenced) {
+		return err
+	}
+	return nil
 }
 
 // saveLast saves the state at the end of an orderly stop, unless a snapshot has it.
 // It does not take the stop longer than closeTimeout, and a failure is no error:
 // the next start replays a little more.
 func (o *owner) saveLast(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	short, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	s := &o.saves
 	if s.written != nil {
@@ -167,7 +168,7 @@ func (o *owner) saveLast(ctx context.Context) error {
 			if err := o.saved(ctx, err); err != nil {
 				return err
 			}
-		case <-ctx.Done():
+		case <-short.Done():
 			return nil
 		}
 	}
@@ -177,7 +178,7 @@ func (o *owner) saveLast(ctx context.Context) error {
 	o.takeSnapshot()
 	state, _ := o.engine.Save(1 << 62)
 	s.size = len(state)
-	return o.saved(ctx, o.writeOut(ctx, s.taking, state))
+	return o.saved(ctx, o.writeOut(short, s.taking, state))
 }
 
 // decode makes a base of a snapshot.

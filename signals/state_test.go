@@ -103,7 +103,7 @@ func TestStateRestarts(t *testing.T) {
 					t.Fatalf("seed %d, record %d: the states differ", seed, offset)
 				}
 				broken = e
-			case r.IntN(100) == 0:
+			case r.IntN(99) == 0:
 				taken, passed = whole.AppendState(nil), passed[:0]
 				broken.BeginSave([]byte("abc"))
 			}
