@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/apiversions"
@@ -43,11 +44,12 @@ type login struct {
 	in, out frames
 	waiting atomic.Int32 // requests whose answer is not read yet
 	failed  func(error) error
+	renewed prometheus.Counter
 }
 
 // logIn authenticates the connection.
 func (c *Client) logIn(ctx context.Context, conn net.Conn, host string, port int) (*login, error) {
-	l := &login{Conn: conn, mechanism: c.sasl, host: host, port: port, failed: c.refused}
+	l := &login{Conn: conn, mechanism: c.sasl, host: host, port: port, failed: c.refused, renewed: c.metrics.loginsRenewed.WithLabelValues(c.sasl.Name())}
 	m, err := protocol.RoundTrip(conn, 0, 0, clientID, &apiversions.Request{})
 	if err != nil {
 		return nil, err
@@ -122,6 +124,7 @@ func (l *login) Write(b []byte) (int, error) {
 		if err := l.authenticate(context.Background()); err != nil { // bounded by the connection's deadline
 			return 0, l.failed(fmt.Errorf("renewing the login at %s: %w", net.JoinHostPort(l.host, fmt.Sprint(l.port)), err))
 		}
+		l.renewed.Inc()
 	}
 	n, err := l.Conn.Write(b)
 	begun, _ := l.out.advance(b[:n])

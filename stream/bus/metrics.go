@@ -33,6 +33,7 @@ type metrics struct {
 	rebalances      *prometheus.CounterVec
 	cutOff          *prometheus.CounterVec
 	errors          *prometheus.CounterVec
+	loginsRenewed   *prometheus.CounterVec
 	lagRecords      *prometheus.GaugeVec
 	lagSeconds      *prometheus.GaugeVec
 }
@@ -79,6 +80,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),
 		cutOff:         counter("handlers_cut_off_total", "Handlers that had not returned 250 ms after their partition was lost.", "group"),
 		errors:         counter("errors_total", "Errors by the part of the bus they occurred in.", "part"),
+		loginsRenewed:  counter("logins_renewed_total", "Logins that were renewed on their connection before they expired.", "mechanism"),
 		lagRecords:     gauge("lag_records", "Records between a group's committed offset and the log's end.", "group", "topic", "partition"),
 		lagSeconds:     gauge("lag_seconds", "Age of the oldest record that a group has not committed.", "group", "topic", "partition"),
 	}

@@ -255,8 +255,13 @@ func renews(t *testing.T, cfg Config, life time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	renewed := 0.0
 	for _, f := range families {
 		switch f.GetName() {
+		case "autohedge_bus_logins_renewed_total":
+			for _, m := range f.GetMetric() {
+				renewed += m.GetCounter().GetValue()
+			}
 		case "autohedge_bus_produce_retries_total", "autohedge_bus_fetch_retries_total", "autohedge_bus_errors_total":
 			for _, m := range f.GetMetric() {
 				if m.GetCounter().GetValue() != 0 {
@@ -268,8 +273,12 @@ func renews(t *testing.T, cfg Config, life time.Duration) {
 	if text := log.String(); strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
 		t.Errorf("the log says\n%s", text)
 	}
-	t.Logf("%d records over %d lives of a login, generation %d, %d connections, %d of them after the first life",
-		n, 6, first, dialled.Load(), dialled.Load()-settled)
+	// At least the group's, a producer's and a reader's connection, each life.
+	if renewed < 3*4 {
+		t.Errorf("%v logins were renewed: do they expire at all?", renewed)
+	}
+	t.Logf("%d records over %d lives of a login, %v renewals, generation %d, %d connections, %d of them after the first life",
+		n, 6, renewed, first, dialled.Load(), dialled.Load()-settled)
 }
 
 // Logins that count for 1.5 s are renewed unseen.
