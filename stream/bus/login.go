@@ -47,18 +47,12 @@ type login struct {
 	renewed prometheus.Counter
 }
 
-// logIn authenticates the connection.
-func (c *Client) logIn(ctx context.Context, conn net.Conn, host string, port int) (*login, error) {
+// logIn authenticates the connection to a broker that knows those versions.
+func (c *Client) logIn(ctx context.Context, conn net.Conn, host string, port int, versions *apiversions.Response) (*login, error) {
 	l := &login{Conn: conn, mechanism: c.sasl, host: host, port: port, failed: c.refused, renewed: c.metrics.loginsRenewed.WithLabelValues(c.sasl.Name())}
-	m, err := protocol.RoundTrip(conn, 0, 0, clientID, &apiversions.Request{})
-	if err != nil {
-		return nil, err
-	}
-	if res, ok := m.(*apiversions.Response); ok {
-		for _, k := range res.ApiKeys {
-			if protocol.ApiKey(k.ApiKey) == protocol.SaslAuthenticate {
-				l.version = min(k.MaxVersion, 1)
-			}
+	for _, k := range versions.ApiKeys {
+		if protocol.ApiKey(k.ApiKey) == protocol.SaslAuthenticate {
+			l.version = min(k.MaxVersion, 1)
 		}
 	}
 	return l, l.authenticate(ctx)

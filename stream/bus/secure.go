@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -56,13 +57,23 @@ func (c *Client) secure(ctx context.Context, conn net.Conn, addr string) (net.Co
 	raw := conn
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	name := cmp.Or(c.cfg.TLS.ServerName, host)
 	if c.tls != nil {
-		if conn, err = c.encrypt(ctx, conn, host); err != nil {
-			return nil, err
+		if conn, err = c.encrypt(ctx, conn, name); err != nil {
+			return nil, c.tlsError(err, name)
 		}
 	}
+	// With TLS 1.3 a broker refuses a client's certificate after the handshake:
+	// the first answer tells. A broker answers this request once before a login.
+	versions, err := askVersions(conn)
+	switch {
+	case err != nil && c.tls != nil:
+		return nil, c.tlsError(err, name)
+	case err != nil:
+		return nil, fmt.Errorf("asking for the broker's versions: %w", err)
+	}
 	if c.sasl != nil {
-		if conn, err = c.authenticated(ctx, conn, host, port); err != nil {
+		if conn, err = c.authenticated(ctx, conn, host, port, versions); err != nil {
 			return nil, err
 		}
 	}
@@ -72,8 +83,20 @@ func (c *Client) secure(ctx context.Context, conn net.Conn, addr string) (net.Co
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-func (c *Client) authenticated(ctx context.Context, conn net.Conn, host string, port int) (net.Conn, error) {
-	l, err := c.logIn(ctx, conn, host, port)
+func askVersions(conn net.Conn) (*apiversions.Response, error) {
+	m, err := protocol.RoundTrip(conn, 0, 0, clientID, &apiversions.Request{})
+	if err != nil {
+		return nil, err
+	}
+	res, ok := m.(*apiversions.Response)
+	if !ok {
+		return nil, fmt.Errorf("answer of type %T", m)
+	}
+	return res, nil
+}
+
+func (c *Client) authenticated(ctx context.Context, conn net.Conn, host string, port int, versions *apiversions.Response) (net.Conn, error) {
+	l, err := c.logIn(ctx, conn, host, port, versions)
 	var cut *loginCutError
 	if errors.As(err, &cut) {
 		return nil, fmt.Errorf("logging in as user %q by %s: %w: is the password right?", c.cfg.User, c.sasl.Name(), err)
@@ -84,23 +107,12 @@ func (c *Client) authenticated(ctx context.Context, conn net.Conn, host string, 
 	return l, nil
 }
 
-// encrypt runs the TLS handshake and one request: with TLS 1.3 a broker refuses a
-// client's certificate only after the handshake.
-func (c *Client) encrypt(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
-	conf := c.tls
-	if conf.ServerName == "" {
-		conf = conf.Clone()
-		conf.ServerName = host
-	}
+// encrypt runs the TLS handshake with a broker of that name.
+func (c *Client) encrypt(ctx context.Context, conn net.Conn, name string) (net.Conn, error) {
+	conf := c.tls.Clone()
+	conf.ServerName = name
 	secured := tls.Client(conn, conf)
-	err := secured.HandshakeContext(ctx)
-	if err == nil {
-		_, err = protocol.RoundTrip(secured, 0, 0, clientID, &apiversions.Request{})
-	}
-	if err != nil {
-		return nil, c.tlsError(err, conf.ServerName)
-	}
-	return secured, nil
+	return secured, secured.HandshakeContext(ctx)
 }
 
 // tlsError says what of the configuration to look at.
