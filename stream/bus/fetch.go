@@ -182,10 +182,10 @@ func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 	if answer.ErrorCode != 0 {
 		return c, f.answerError(ctx, kafka.Error(answer.ErrorCode))
 	}
-	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 || answer.Topics[0].Topic != f.name || answer.Topics[0].Partitions[0].Partition != f.partition {
-		return c, errors.New("fetch answer is for another partition")
+	part, err := answer.of(f.name, f.partition)
+	if err != nil {
+		return c, err
 	}
-	part := &answer.Topics[0].Partitions[0]
 	c = chunk{buf: part.Records.buf}
 	if part.ErrorCode != 0 {
 		c.release()

@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"runtime"
 	"testing"
@@ -102,39 +103,61 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
-// fetchAnswer is a fetch response on the wire, without its size.
-func fetchAnswer(t testing.TB, records []byte) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	err := protocol.WriteResponse(&out, 11, 1, &fetchResponse{Topics: []fetchResponseTopic{{Topic: "md", Partitions: []fetchResponsePartition{{
-		Partition: 1, HighWatermark: 9, AbortedTransactions: []fetchResponseTransaction{{ProducerID: 1}}, Records: rawRecords{&records},
-	}}}}})
+// fetchAnswer is a fetch response of version 11 on the wire, without its size.
+func fetchAnswer(records []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, 1) // correlation
+	b = append(b, make([]byte, 4+2+4)...)      // throttle time, error, session
+	b = binary.BigEndian.AppendUint32(b, 1)    // topics
+	b = append(b, 0, 2, 'm', 'd')
+	b = binary.BigEndian.AppendUint32(b, 1)                              // partitions
+	b = binary.BigEndian.AppendUint32(b, 3)                              // partition
+	b = append(b, 0, 0)                                                  // error
+	b = binary.BigEndian.AppendUint64(b, 9)                              // high watermark
+	b = append(b, make([]byte, 8+8)...)                                  // last stable offset, log start offset
+	b = append(binary.BigEndian.AppendUint32(b, 1), make([]byte, 16)...) // aborted transactions
+	b = append(b, 0xff, 0xff, 0xff, 0xff)                                // preferred replica
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(records))), records...)
+}
+
+func readFetchAnswer(data []byte) (*fetchResponse, error) {
+	framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
+	_, res, err := protocol.ReadResponse(bytes.NewReader(framed), (&fetch.Request{}).ApiKey(), 11)
+	if err != nil {
+		return nil, err
+	}
+	answer, ok := res.(*fetchResponse)
+	if !ok {
+		return nil, fmt.Errorf("decoded a %T", res)
+	}
+	return answer, nil
+}
+
+func TestFetchAnswerIsDecoded(t *testing.T) {
+	records := wholeBatch(t, nil, trade(1))
+	answer, err := readFetchAnswer(fetchAnswer(records))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()[4:]
+	part, err := answer.of("md", 3)
+	if err != nil || part.HighWatermark != 9 || !bytes.Equal(*part.Records.buf, records) {
+		t.Errorf("%+v, %v", part, err)
+	}
+	if _, err := answer.of("md", 2); err == nil {
+		t.Error("an answer for another partition was taken")
+	}
 }
 
 // Whatever a fetch answer says of its sizes, what is decoded is bounded by what came.
 func FuzzFetchResponse(f *testing.F) {
-	f.Add(fetchAnswer(f, wholeBatch(f, nil, trade(1))))
-	f.Add(fetchAnswer(f, nil))
+	f.Add(fetchAnswer(wholeBatch(f, nil, trade(1))))
+	f.Add(fetchAnswer(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
-		_, res, err := protocol.ReadResponse(bytes.NewReader(framed), (&fetch.Request{}).ApiKey(), 11)
+		answer, err := readFetchAnswer(data)
 		if err != nil {
 			return
 		}
-		answer, ok := res.(*fetchResponse)
-		if !ok {
-			t.Fatalf("decoded a %T", res)
-		}
-		for _, topic := range answer.Topics {
-			for _, part := range topic.Partitions {
-				if part.Records.buf != nil && len(*part.Records.buf) > len(data) {
-					t.Fatalf("%d bytes of records out of %d", len(*part.Records.buf), len(data))
-				}
-			}
+		if part, err := answer.of("md", 3); err == nil && part.Records.buf != nil && len(*part.Records.buf) > len(data) {
+			t.Fatalf("%d bytes of records out of %d", len(*part.Records.buf), len(data))
 		}
 	})
 }

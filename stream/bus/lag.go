@@ -153,10 +153,13 @@ func (c *Client) timeAt(ctx context.Context, topic string, partition int32, offs
 		return 0, err
 	}
 	answer, ok := res.(*fetchResponse)
-	if !ok || len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 {
-		return 0, fmt.Errorf("reading the time of %s/%d at %d: no answer for it", topic, partition, offset)
+	if !ok {
+		return 0, fmt.Errorf("reading the time of %s/%d at %d: fetch answer is a %T", topic, partition, offset, res)
 	}
-	part := &answer.Topics[0].Partitions[0]
+	part, err := answer.of(c.prefix()+topic, partition)
+	if err != nil {
+		return 0, fmt.Errorf("reading the time of %s/%d at %d: %w", topic, partition, offset, err)
+	}
 	data := chunk{buf: part.Records.buf}
 	defer data.release()
 	if part.ErrorCode != 0 {
