@@ -73,6 +73,7 @@ func TestStateRestarts(t *testing.T) {
 			if r.IntN(1500) == 0 || offset == 300 {
 				apply(sets[r.IntN(2)])
 			}
+			what := r.IntN(100)
 			rec := m.next()
 			passed = append(passed, rec)
 			want, wantErr := whole.Step(offset, rec.key, rec.value)
@@ -92,7 +93,7 @@ func TestStateRestarts(t *testing.T) {
 						t.Fatalf("seed %d, record %d: a state taken over %d records is not that of its first", seed, offset, len(passed))
 					}
 				}
-			case r.IntN(99) == 0:
+			case what == 1:
 				restarts++
 				state := broken.AppendState(nil)
 				e, err := RestoreEngine(2, state, only(sets...))
