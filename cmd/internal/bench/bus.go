@@ -80,18 +80,18 @@ type turn func(ctx context.Context) (n int, err error)
 func rounds(ctx context.Context, turns []turn) (rates [][]float64, events []int, err error) {
 	rates, events = make([][]float64, len(turns)), make([]int, len(turns))
 	for round := range busRounds + 1 {
-		for i := range turns {
-			turn := (i + round) % len(turns)
+		for k := range turns {
+			i := (k + round) % len(turns) // each begins a round once
 			runtime.GC()
 			begun := time.Now()
-			n, err := turns[turn](ctx)
+			n, err := turns[i](ctx)
 			took := time.Since(begun)
 			if err != nil {
 				return nil, nil, err
 			}
 			if round > 0 {
-				rates[turn] = append(rates[turn], float64(n)/took.Seconds())
-				events[turn] += n
+				rates[i] = append(rates[i], float64(n)/took.Seconds())
+				events[i] += n
 			}
 		}
 	}
