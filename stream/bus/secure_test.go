@@ -25,9 +25,7 @@ import (
 // run on Apache Kafka.
 func startSecured(t *testing.T, properties map[string]string) *kafkatest.Secured {
 	t.Helper()
-	if !onApache() {
-		t.Skipf("needs Apache Kafka: %s=apache", kafkaVar)
-	}
+	apacheOnly(t, "users and TLS need Apache Kafka")
 	s, err := kafkatest.StartSecured(t.Context(), t.TempDir(), properties)
 	needApache(t, err)
 	t.Cleanup(func() {

@@ -29,13 +29,19 @@ func TestDiskBudget(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(spill), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(spill, make([]byte, limit), 0o600); err != nil {
+	// Elsewhere first, so that it is measured whole or not at all.
+	ballast := filepath.Join(t.TempDir(), "ballast")
+	if err := os.WriteFile(ballast, make([]byte, limit), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(ballast, spill); err != nil {
 		t.Fatal(err)
 	}
 	var said string
 	until(t, "the budget halts", func() bool {
 		said = status()
-		return strings.Contains(said, "halted: all by disk budget: data folder "+data+" takes ")
+		// The latch is first, then the halt is written down.
+		return strings.Contains(said, "halted: all by disk budget: data folder "+data+" takes ") && strings.Contains(said, ", control)")
 	})
 	for _, want := range []string{"of the 256.0 MiB that data_max_bytes allows, most of it spill with 256.0 MiB", ", latch)", ", file)", ", control)"} {
 		if !strings.Contains(said, want) {

@@ -28,7 +28,11 @@ type roleSpec struct {
 func roleTable() []roleSpec {
 	return []roleSpec{
 		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine) (component.Role, error) {
-			role, err := sinks.New(e.cfg.Sinks, e.client, sinks.ClickHouse(e.store), e.env)
+			store := sinks.ClickHouse(e.store)
+			if e.cfg.ClickHouse.URL == "" {
+				store = &roomyStore{Store: store, dir: e.folder.Root()}
+			}
+			role, err := sinks.New(e.cfg.Sinks, e.client, store, e.env)
 			if err != nil {
 				return nil, err
 			}

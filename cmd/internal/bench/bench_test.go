@@ -72,7 +72,7 @@ func TestApacheWithoutJava(t *testing.T) {
 func TestApacheNames(t *testing.T) {
 	all := Names(Options{Kafka: Apache})
 	for _, n := range Names(Options{}) {
-		apache := strings.HasPrefix(n, "bus.") || strings.HasPrefix(n, "ingest.")
+		apache := strings.HasPrefix(n, "bus.") || strings.HasPrefix(n, "ingest.") || n == "signals.recover_s"
 		if slices.Contains(all, n+".apache") != apache || !slices.Contains(all, n) {
 			t.Errorf("%s and its twin: %v", n, all)
 		}

@@ -71,7 +71,7 @@ type sample struct {
 // NewMeter returns a meter of the rooms of folder dir, which may take up to limit
 // bytes in all; 0 is four fifths of what they have and the file system has free.
 func NewMeter(dir string, limit int64, rooms []Room) *Meter {
-	return &Meter{dir: dir, rooms: rooms, max: limit, free: freeBytes}
+	return &Meter{dir: dir, rooms: rooms, max: limit, free: Free}
 }
 
 // Last is the newest measurement.
@@ -175,8 +175,8 @@ func sizeOf(dir string) (n int64, err error) {
 	return n, err
 }
 
-// freeBytes is what an unprivileged user may still write.
-func freeBytes(dir string) (int64, error) {
+// Free is what an unprivileged user may still write in a folder, in bytes.
+func Free(dir string) (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, err
