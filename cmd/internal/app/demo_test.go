@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -267,14 +266,19 @@ func testKcat(t *testing.T, data string) {
 	if err != nil {
 		t.Fatalf("kcat -C: %v", err)
 	}
-	lines := slices.Collect(strings.Lines(string(keys)))
-	if len(lines) == 0 {
-		t.Error("kcat reads no signals")
-	}
-	for _, l := range lines {
-		if !regexp.MustCompile(`^(binance|coinbase)\|[A-Z-]+ [1-9]\d*\n$`).MatchString(l) {
+	signals, epochs := 0, 0
+	for l := range strings.Lines(string(keys)) {
+		switch {
+		case regexp.MustCompile(`^(binance|coinbase)\|[A-Z-]+ [1-9]\d*\n$`).MatchString(l):
+			signals++
+		case regexp.MustCompile(`^signals\.[0-3] [1-9]\d*\n$`).MatchString(l): // each owner's partitions begin with its epoch
+			epochs++
+		default:
 			t.Errorf("kcat reads %q, want key and size", l)
 		}
+	}
+	if signals == 0 || epochs == 0 {
+		t.Errorf("kcat reads %d signals and %d epochs of their owners", signals, epochs)
 	}
 }
 

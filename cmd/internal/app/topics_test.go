@@ -25,7 +25,7 @@ func TestTopicsAreShownAndRepaired(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	p := start(t, "kafka", "--data", data)
-	addr := p.says(`(127\.0\.0\.1:\d+)`)[1]
+	addr := p.says(`kafka listens on (127\.0\.0\.1:\d+)`)[1]
 
 	out, stderr, code := run(t, "topics", "--data", data)
 	if code != 1 || !strings.Contains(out, "missing: the engine creates it") || !strings.Contains(stderr, "topics are not as they must be: md,") {
