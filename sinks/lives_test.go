@@ -3,6 +3,7 @@ package sinks
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func (w *world) restart() {
 // refused runs a role that must not start, and returns why.
 func (w *world) refused(store Store) error {
 	w.t.Helper()
-	err := <-w.start(testConfig(), store, nil).err
+	err := w.start(testConfig(), store, nil).ended(w.t)
 	if !component.IsFatal(err) {
 		w.t.Fatalf("Run returned %v, want a fatal error", err)
 	}
@@ -100,7 +101,7 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 					}
 					return nil
 				})
-				if err := <-r.err; !errors.Is(err, errCrash) {
+				if err := r.ended(t); !errors.Is(err, errCrash) {
 					t.Fatal(err)
 				}
 				if len(store.rows["ticks"]) == 0 || len(store.landed) > 0 {
@@ -124,11 +125,16 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 			if _, err := w.client.DeleteRecords(t.Context(), event.TopicMarket, before); err != nil {
 				t.Fatal(err)
 			}
+			// Which ones have to be skipped is asked before any role runs again: it lands
+			// what it may of the others.
+			maps.DeleteFunc(before, func(p int32, _ int64) bool {
+				return must(Stands(t.Context(), w.client, event.TopicMarket, p)) < 0 // the crash came before its first plan: it begins at the log's start
+			})
+			if len(before) == 0 {
+				t.Fatal("no partition of md has a plan")
+			}
 			want := uint64(0)
 			for p, start := range before {
-				if must(Stands(t.Context(), w.client, event.TopicMarket, p)) < 0 {
-					continue // the crash came before its first plan: it begins at the log's start
-				}
 				err := w.refused(store)
 				var f *bus.LogError
 				if !errors.As(err, &f) || f.Fault != bus.Overtaken || f.Group != "sinks" || !strings.Contains(err.Error(), "autohedge topics skip md/") {
@@ -153,7 +159,7 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 				}
 				return nil
 			})
-			if err := <-r.err; !errors.Is(err, errCrash) {
+			if err := r.ended(t); !errors.Is(err, errCrash) {
 				t.Fatal(err)
 			}
 			w.start(testConfig(), store, nil).drain(t)

@@ -142,22 +142,37 @@ func (w *world) start(cfg Config, store Store, crash func(string) error) *run {
 	return r
 }
 
+// patience bounds every wait for the end of a role.
+const patience = 60 * time.Second
+
+// ended waits for the end of the role and returns what Run returned.
+func (r *run) ended(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-r.err:
+		return err
+	case <-time.After(patience):
+		t.Fatalf("the role still runs after %s", patience)
+		return nil
+	}
+}
+
 // drain drains the role and waits for its end.
 func (r *run) drain(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	select {
 	case <-r.Ready():
 	case err := <-r.err:
 		t.Fatalf("Run ended before it was ready: %v", err)
 	case <-ctx.Done():
-		t.Fatal("not ready within 60 s")
+		t.Fatalf("not ready within %s", patience)
 	}
 	if err := r.Drain(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-r.err; err != nil {
+	if err := r.ended(t); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -426,7 +441,7 @@ func TestDatabaseChangesItsMind(t *testing.T) {
 			}
 			return nil
 		})
-		if err := <-r.err; !errors.Is(err, errCrash) {
+		if err := r.ended(t); !errors.Is(err, errCrash) {
 			t.Fatalf("Run returned %v", err)
 		}
 		store.refuses = nil
@@ -501,7 +516,7 @@ func TestDatabaseDown(t *testing.T) {
 		t.Errorf("Drain without a database returned %v", err)
 	}
 	down.Store(false)
-	if err := <-r.err; err != nil {
+	if err := r.ended(t); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Stalled(); err != nil {
@@ -561,7 +576,7 @@ func TestForeignData(t *testing.T) {
 	w.publish(rand.New(rand.NewPCG(7, 7)), 400)
 	w.start(testConfig(), store, nil).drain(t)
 	r := w.start(testConfig(), newFakeStore(), nil)
-	if err := <-r.err; !component.IsFatal(err) || !strings.Contains(err.Error(), "another database") {
+	if err := r.ended(t); !component.IsFatal(err) || !strings.Contains(err.Error(), "another database") {
 		t.Errorf("an empty database: Run returned %v", err)
 	}
 }
