@@ -343,11 +343,14 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 			l.p.env.Log.Warn("produce is being retried", "topic", l.topic, "partition", l.partition, "error", err)
 		}
 		if sleep(l.p.ctx, backoff(attempt)) != nil {
-			if perr := l.p.Err(); perr != nil && !b.sent {
-				return -1, perr
-			}
-			if b.sent {
+			perr := l.p.Err() // why the producer stopped says more than that this request was given up
+			switch {
+			case b.sent && perr != nil:
+				return -1, fmt.Errorf("%w: %w", ErrUnknownOutcome, perr)
+			case b.sent:
 				return -1, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+			case perr != nil:
+				return -1, perr
 			}
 			return -1, fmt.Errorf("%w: %w", ErrClosed, err)
 		}
