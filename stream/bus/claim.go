@@ -2,9 +2,11 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/autohedge/autohedge/stream/component"
@@ -17,6 +19,12 @@ import (
 // its number is higher than all before it. Producer ids and epochs cannot decide:
 // a coordinator gives a new id when the epochs are used up or when an id was not
 // asked for in seven days, and forgets that it gave another before.
+//
+// A producer id that is not the claimant's is sealed in meta before it is sealed in
+// the partitions, so that nobody claims with it any more; whoever then finds a later
+// claim leaves the partitions alone. So the last to claim keeps its partitions,
+// though one that lost may have shut its id out of meta: it needs meta no more. The
+// seal stands in meta for the next who is given that id, see raise.
 
 // maxClaims bounds how often a claim is repeated because others claimed at once.
 const maxClaims = 20
@@ -34,16 +42,32 @@ type claim struct {
 	inMeta bool // not in a partition that is owned
 }
 
+// seal reports whether it is not a claim but says that a producer id is shut out of
+// meta.
+func (x *claim) seal() bool { return x.ProducerEpoch == sealEpoch }
+
 func claimKey(key string, instance event.ID) []byte {
 	return []byte("owner|" + key + "|" + instance.String())
 }
 
+func sealKey(key string, id int64) []byte { return fmt.Appendf(nil, "sealed|%s|%d", key, id) }
+
+// key is what it lies under in meta.
+func (x *claim) key() []byte {
+	if x.seal() {
+		return sealKey(x.Key, x.ProducerID)
+	}
+	return claimKey(x.Key, x.Instance)
+}
+
 // record is the owner's Epoch record.
-func (o *Owner) record() []byte {
+func (o *Owner) record() []byte { return o.epochRecord(o.id, uint32(o.epoch)) }
+
+func (o *Owner) epochRecord(id int64, epoch uint32) []byte {
 	host, _ := os.Hostname() // for people only
 	return event.Marshal(&event.Epoch{
 		Key: o.key, Number: o.number, Instance: o.instance, Who: fmt.Sprintf("%s@%s:%d", o.cfg.Name, host, os.Getpid()),
-		ProducerID: o.id, ProducerEpoch: uint32(o.epoch), Time: o.env.Clock.Now().UnixNano(),
+		ProducerID: id, ProducerEpoch: epoch, Time: o.env.Clock.Now().UnixNano(),
 	})
 }
 
@@ -57,28 +81,68 @@ func (o *Owner) claim(ctx context.Context, known []claim) ([]claim, error) {
 		}
 		o.number++
 		if _, err := o.publish(ctx, metaPartition(), claimKey(o.key, o.instance), o.record()); err != nil {
-			return nil, fmt.Errorf("claiming it: %w", err)
+			if known, err = o.refused(ctx, known, err); err != nil {
+				return nil, fmt.Errorf("claiming it: %w", err)
+			}
+			continue
 		}
 		since, next, err := o.client.readClaims(ctx, o.key, o.known)
 		if err != nil {
 			return nil, err
 		}
 		o.known, known = next, append(known, since...)
-		if len(since) == 0 {
+		last := lastClaim(since)
+		if last == nil {
 			return nil, fmt.Errorf("claiming it: %s ends at offset %d without the claim that was acknowledged", metaPartition(), next)
 		}
-		if last := &since[len(since)-1]; last.Instance != o.instance {
+		if last.Instance != o.instance {
 			return nil, component.Fatal(o.lostTo(last))
 		}
 		highest := true
 		for _, x := range since {
-			highest = highest && (x.Instance == o.instance || x.Number < o.number)
+			highest = highest && (x.seal() || x.Instance == o.instance || x.Number < o.number)
 		}
 		if highest {
 			return known, nil
 		}
 	}
 	return nil, fmt.Errorf("claiming it: others claimed it meanwhile, %d times: start again", maxClaims)
+}
+
+// lastClaim returns the last of them that is no seal, nil where there is none.
+func lastClaim(claims []claim) *claim {
+	for i := range slices.Backward(claims) {
+		if x := &claims[i]; !x.seal() {
+			return x
+		}
+	}
+	return nil
+}
+
+// refused decides what becomes of a claimant that brokers refuse with err. Where
+// somebody sealed its producer id who did not get the key in the end, it gets another
+// id, to claim the key once more, and all claims are returned. Else it has lost the
+// key: to the later claim, or to one who has asked for the id since and will claim.
+func (o *Owner) refused(ctx context.Context, known []claim, err error) ([]claim, error) {
+	if !errors.Is(err, ErrFenced) {
+		return nil, err
+	}
+	since, next, rerr := o.client.readClaims(ctx, o.key, o.known)
+	if rerr != nil {
+		return nil, rerr
+	}
+	o.known, known = next, append(known, since...)
+	if last := lastClaim(since); last != nil {
+		return nil, component.Fatal(o.lostTo(last))
+	}
+	if !slices.ContainsFunc(since, func(x claim) bool { return x.seal() && x.ProducerID == o.id }) {
+		return nil, err
+	}
+	id, epoch, err := o.client.initProducer(ctx, "", o.env)
+	if err == nil {
+		err = o.use(id, epoch)
+	}
+	return known, err
 }
 
 func (o *Owner) lostTo(x *claim) error {
@@ -101,14 +165,15 @@ func (o *Owner) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(since) > 0 {
-		return o.lostTo(&since[len(since)-1])
+	if last := lastClaim(since); last != nil {
+		return o.lostTo(last)
 	}
 	return nil
 }
 
-// readClaims reads the claims on a key from an offset of meta to its end, which it
-// returns.
+// readClaims reads the claims on a key, and the seals of its producer ids, from an
+// offset of meta to its end, which it returns; also those that are removed and not
+// compacted yet, as the embedded broker may have forgotten that they are shut out.
 func (c *Client) readClaims(ctx context.Context, key string, from int64) (claims []claim, end int64, err error) {
 	end, err = c.ReadAll(ctx, event.TopicMeta, 0, from, func(r Record) error {
 		claims, err = appendClaim(claims, key, r, true)
@@ -148,7 +213,8 @@ func appendClaim(claims []claim, key string, r Record, inMeta bool) ([]claim, er
 }
 
 // raise returns a producer id and epoch that shut out whoever had the same id, on
-// a broker that gave the id before and forgot the epochs it had reached.
+// a broker that gave the id before and forgot the epochs it had reached, and
+// another id in place of one that is sealed.
 func (c *Client) raise(ctx context.Context, id int64, epoch int16, claims []claim, env component.Env) (int64, int16, error) {
 	reached := int64(-1)
 	for _, x := range claims {

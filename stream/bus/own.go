@@ -47,6 +47,9 @@ type Owner struct {
 	// known is the offset up to which meta was read: while no claim of another
 	// lies after it, nobody has taken the key over.
 	known int64
+	// given is the producer id that the coordinator gave: the owner's own, unless
+	// that one is sealed or used up.
+	given int64
 	lapse time.Duration // ownerLapse, but in tests
 	chunk int           // snapshotChunk, but in tests
 
@@ -78,7 +81,8 @@ func (o *Owner) Key() string { return o.key }
 // only in that the owner appends nothing more.
 //
 // Of several that claim a key at once the last one in topic meta becomes its owner;
-// the others get an error that is ErrFenced.
+// the others get an error that is ErrFenced and fatal. Whoever calls Own after that
+// takes the key over.
 func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Owner, error) {
 	if cfg.Key == "" || strings.Contains(cfg.Key, "|") {
 		return nil, fmt.Errorf("owning %q: want a name without |", cfg.Key)
@@ -88,10 +92,7 @@ func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Ow
 	}
 	o, claims, err := c.candidate(ctx, cfg, env)
 	if err == nil {
-		claims, err = o.claim(ctx, claims)
-	}
-	if err == nil {
-		err = o.shutOut(ctx, claims)
+		err = o.acquire(ctx, claims)
 	}
 	if err != nil {
 		if o != nil {
@@ -108,7 +109,7 @@ func (c *Client) candidate(ctx context.Context, cfg OwnConfig, env component.Env
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions), lapse: ownerLapse, chunk: snapshotChunk}
+	o := &Owner{key: cfg.Key, instance: newID(), partitions: slices.Clone(cfg.Partitions), given: id, lapse: ownerLapse, chunk: snapshotChunk}
 	claims, end, err := c.readClaims(ctx, o.key, FromStart)
 	if err != nil {
 		return nil, nil, err
@@ -131,30 +132,90 @@ func (c *Client) candidate(ctx context.Context, cfg OwnConfig, env component.Env
 	return o, claims, nil
 }
 
+// acquire claims the key and shuts out its former owners.
+func (o *Owner) acquire(ctx context.Context, claims []claim) (err error) {
+	for range maxClaims {
+		if claims, err = o.claim(ctx, claims); err != nil {
+			return err
+		}
+		if err = o.shutOut(ctx, claims); err == nil {
+			return nil
+		}
+		if claims, err = o.refused(ctx, claims, err); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("claiming it: its producer ids were sealed meanwhile, %d times: start again", maxClaims)
+}
+
+// use makes the owner append under another producer id; nothing of it waits.
+func (o *Owner) use(id int64, epoch int16) error {
+	o.abandon()
+	p, err := o.client.newProducer(o.cfg, o.env, id, epoch)
+	if err != nil {
+		return err
+	}
+	o.Producer, p.owner = p, o
+	return nil
+}
+
 // shutOut makes former owners unable to append: those with this owner's producer
 // id by its first record in each partition, those with another (see raise) by a
 // record under their id. Then their claims are removed.
 func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
-	var others []int64
-	for _, x := range claims {
-		if x.ProducerID != o.id && !slices.Contains(others, x.ProducerID) {
-			others = append(others, x.ProducerID)
-		}
-	}
-	for _, id := range others {
-		// In meta first: whoever asked for the id before may still claim with it.
-		if err := o.seal(ctx, id, fmt.Appendf(nil, "sealed|%d", id), nil, metaPartition()); err != nil {
-			return err
-		}
-	}
+	others := o.others(claims)
 	if len(others) > 0 {
-		switch err := o.confirm(ctx); {
-		case errors.Is(err, ErrFenced):
-			return component.Fatal(err)
-		case err != nil:
+		// Whose claim is there already is not locked out of meta for nothing.
+		if err := o.confirmClaim(ctx); err != nil {
 			return err
 		}
 	}
+	if err := o.sealClaims(ctx, others); err != nil {
+		return err
+	}
+	if err := o.take(ctx, others); err != nil {
+		return err
+	}
+	return o.removeFormer(ctx, claims)
+}
+
+// others are the producer ids, not the owner's own, that claimed the key.
+func (o *Owner) others(claims []claim) (ids []int64) {
+	for _, x := range claims {
+		if !x.seal() && x.ProducerID != o.id && !slices.Contains(ids, x.ProducerID) {
+			ids = append(ids, x.ProducerID)
+		}
+	}
+	return ids
+}
+
+// sealClaims makes producer ids unable to claim the key from now on: whoever asked
+// for one of them before may still want to. It returns ErrFenced when somebody has
+// claimed the key before that.
+func (o *Owner) sealClaims(ctx context.Context, ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	for _, id := range ids {
+		if err := o.seal(ctx, id, sealKey(o.key, id), o.epochRecord(id, sealEpoch), metaPartition()); err != nil {
+			return err
+		}
+	}
+	return o.confirmClaim(ctx)
+}
+
+// confirmClaim is confirm with a fatal ErrFenced.
+func (o *Owner) confirmClaim(ctx context.Context) error {
+	err := o.confirm(ctx)
+	if errors.Is(err, ErrFenced) {
+		return component.Fatal(err)
+	}
+	return err
+}
+
+// take shuts out the former owners in the partitions: the other producer ids, whose
+// claims are sealed, and by its first records those with its own.
+func (o *Owner) take(ctx context.Context, others []int64) error {
 	for _, id := range others {
 		if err := o.seal(ctx, id, []byte(o.key), o.record(), o.partitions...); err != nil {
 			return err
@@ -174,13 +235,32 @@ func (o *Owner) shutOut(ctx context.Context, claims []claim) error {
 			return fmt.Errorf("appending its first records: %w", err)
 		}
 	}
+	return nil
+}
+
+// removeFormer removes what lies in meta of those that are shut out: their claims,
+// and the seals of producer ids that the coordinator gives nobody any more, as it
+// gives the one that it gave last or a new one. Not as the owner, whose own id one
+// that lost may have sealed there.
+func (o *Owner) removeFormer(ctx context.Context, claims []claim) error {
+	claims = slices.DeleteFunc(claims, func(x claim) bool {
+		return !x.inMeta || x.Instance == o.instance || x.seal() && x.ProducerID == o.given
+	})
+	if len(claims) == 0 {
+		return nil
+	}
+	p, err := o.client.NewProducer(ctx, ProducerConfig{Name: o.cfg.Name, Blocking: true}, o.env)
+	if err != nil {
+		return err
+	}
+	defer p.abandon()
 	for _, x := range claims {
-		if x.Instance == o.instance || !x.inMeta {
-			continue
-		}
-		if err := o.appendWaiting(ctx, metaPartition(), claimKey(o.key, x.Instance), nil, nil); err != nil {
+		if err := p.appendWaiting(ctx, metaPartition(), x.key(), nil, nil); err != nil {
 			return fmt.Errorf("removing the claim of a former owner: %w", err)
 		}
+	}
+	if err := p.Flush(ctx); err != nil {
+		return fmt.Errorf("removing the claims of former owners: %w", err)
 	}
 	return nil
 }
