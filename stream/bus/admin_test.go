@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -33,7 +34,7 @@ func TestEnsureTopicsCreatesAndRefuses(t *testing.T) {
 		if spec.Compacted {
 			policy = "compact"
 		}
-		if got := b.config(t, spec.Name, "cleanup.policy"); got != policy {
+		if got := b.admin.Config(t, spec.Name, "cleanup.policy"); got != policy {
 			t.Errorf("%s: cleanup.policy %s, want %s", spec.Name, got, policy)
 		}
 	}
@@ -132,7 +133,7 @@ func TestSessionsAreApartAndDropped(t *testing.T) {
 	if sessions, err = live.Sessions(t.Context()); err != nil || !slices.Equal(sessions, []string{"r2"}) {
 		t.Errorf("sessions after the drop %v, %v", sessions, err)
 	}
-	if groups := b.groups(t); !slices.Equal(groups, []string{"r2.autohedge.test"}) {
+	if groups := b.admin.Groups(t); !slices.Equal(groups, []string{"r2.autohedge.test"}) {
 		t.Errorf("groups after the drop %v", groups)
 	}
 	if got := readAll(t, live, event.TopicMarket, 0); len(got) != 1 {
@@ -169,7 +170,7 @@ func (b *broker) compactMeta(t *testing.T) {
 		b.cluster.Compact()
 		return
 	}
-	b.setConfig(t, event.TopicMeta, compactible)
+	b.admin.SetConfig(t, event.TopicMeta, compactible)
 	c := connect(t, testConfig(b.Addr()))
 	other := newID()
 	add := func() {
@@ -203,7 +204,7 @@ func TestEnsureTopicsAsksForTheBrokersThatAreConfigured(t *testing.T) {
 	b := startBroker(t)
 	cfg := testConfig(b.Addr())
 	cfg.Brokers = append(cfg.Brokers, b.Addr(), b.Addr())
-	log := &notes{}
+	log := &bustest.Log{}
 	env := component.Discard()
 	env.Log = slog.New(slog.NewTextHandler(log, nil))
 	c, err := Connect(t.Context(), cfg, env)
@@ -216,7 +217,7 @@ func TestEnsureTopicsAsksForTheBrokersThatAreConfigured(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- c.EnsureTopics(ctx) }()
 	eventually(t, "what is missing is told", 20*time.Second, func() bool {
-		return log.contains("to have 3 replicas and fewer brokers are up: start the others, or set kafka.replication")
+		return log.Contains("to have 3 replicas and fewer brokers are up: start the others, or set kafka.replication")
 	})
 	cancel()
 	if err := <-done; err == nil {

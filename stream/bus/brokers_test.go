@@ -2,30 +2,21 @@ package bus
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 	"github.com/autohedge/autohedge/stream/component"
 )
-
-// kafkaVar chooses the broker of the tests: empty is the embedded one, "apache"
-// a real Apache Kafka. Tests that need kfake's faults say OnKfake in their name
-// and run on it in either case.
-const kafkaVar = "AUTOHEDGE_TEST_KAFKA"
 
 // apache is the Apache Kafka that the tests share. It is started by the first
 // test that asks for a broker, and every test finds it without topics and groups.
@@ -36,66 +27,17 @@ var apache struct {
 	gone   error // why there is none
 }
 
-func onApache() bool { return os.Getenv(kafkaVar) == "apache" }
+func onApache() bool { return bustest.OnApache() }
 
-// run runs the tests and ends the shared broker, before goroutines are counted.
-type run struct{ m *testing.M }
-
-func (r run) Run() int {
-	code := 1
-	if v := os.Getenv(kafkaVar); v != "" && v != "apache" && v != "embedded" {
-		fmt.Fprintf(os.Stderr, "%s is %q: want apache, embedded or nothing\n", kafkaVar, v)
-		return code
-	}
-	if onApache() && os.Getenv("CI") == "true" {
-		if _, err := kafkatest.Fetch(context.Background()); err != nil {
-			fmt.Fprintf(os.Stderr, "%s=apache: %v\n", kafkaVar, err)
-			return code
-		}
-	}
-	code = r.m.Run()
+// sharedBrokers is what bustest.Run stops.
+func sharedBrokers() (stop []func(keep bool) (string, error)) {
 	if apache.proxy != nil {
 		apache.proxy.stop()
 	}
 	if apache.broker != nil {
-		r.end(apache.broker.Stop, code)
+		stop = append(stop, apache.broker.Stop)
 	}
-	if threeBrokers.cluster != nil {
-		r.end(threeBrokers.cluster.Stop, code)
-	}
-	return code
-}
-
-// end stops brokers and keeps their logs when a test failed.
-func (run) end(stop func(keep bool) (string, error), code int) {
-	kept, err := stop(code != 0)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	if kept != "" {
-		fmt.Fprintf(os.Stderr, "the log of Apache Kafka is in %s\n", kept)
-	}
-}
-
-// needApache skips the test where Apache Kafka cannot run; in CI, run has failed
-// before.
-func needApache(t testing.TB, err error) {
-	t.Helper()
-	if errors.Is(err, kafkatest.ErrUnavailable) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// apacheOnly skips the test where the tests do not run on Apache Kafka. In CI
-// they do so in a step of their own, with CI=true, in which nothing is skipped.
-func apacheOnly(t testing.TB, why string) {
-	t.Helper()
-	if !onApache() {
-		t.Skipf("%s: %s=apache runs this", why, kafkaVar)
-	}
+	return stop
 }
 
 // broker is what a test runs against.
@@ -103,7 +45,7 @@ type broker struct {
 	addr    string
 	proxied string         // its address behind the test's proxy; only Apache Kafka's differs
 	cluster *kfake.Cluster // nil on Apache Kafka
-	admin   *kgo.Client
+	admin   *bustest.Admin
 }
 
 // Addr returns host:port.
@@ -116,8 +58,8 @@ func startBroker(t testing.TB) *broker {
 		return asBroker(t, startKfake(t, ""))
 	}
 	shared, _ := sharedApache(t)
-	b := &broker{addr: shared.Addr(), proxied: shared.Addr(), admin: newAdmin(t, shared.Addr())}
-	b.wipe(t)
+	b := &broker{addr: shared.Addr(), proxied: shared.Addr(), admin: bustest.NewAdmin(t, kgo.SeedBrokers(shared.Addr()))}
+	b.admin.Wipe(t)
 	return b
 }
 
@@ -141,7 +83,7 @@ func startFaulty(t testing.TB) (*broker, *faultyListener) {
 
 func asBroker(t testing.TB, e *Embedded) *broker {
 	t.Helper()
-	return &broker{addr: e.Addr(), proxied: e.Addr(), cluster: e.cluster, admin: newAdmin(t, e.Addr())}
+	return &broker{addr: e.Addr(), proxied: e.Addr(), cluster: e.cluster, admin: bustest.NewAdmin(t, kgo.SeedBrokers(e.Addr()))}
 }
 
 func sharedApache(t testing.TB) (*kafkatest.Broker, *faultyListener) {
@@ -151,7 +93,7 @@ func sharedApache(t testing.TB) (*kafkatest.Broker, *faultyListener) {
 	if apache.broker == nil && apache.gone == nil {
 		apache.gone = startSharedApache(t)
 	}
-	needApache(t, apache.gone)
+	bustest.NeedApache(t, apache.gone)
 	return apache.broker, apache.proxy
 }
 
@@ -176,7 +118,7 @@ func startSharedApache(t testing.TB) error {
 	go apache.proxy.forward(broker.ProxyTarget())
 	// The first group and the first transactional id make it create the topics of
 	// the coordinators; that is not what the tests measure.
-	admin := newAdmin(t, broker.Addr())
+	admin := bustest.NewAdmin(t, kgo.SeedBrokers(broker.Addr()))
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	for kind, key := range []string{"group", "owner"} {
 		find.CoordinatorType, find.CoordinatorKey, find.CoordinatorKeys = int8(kind), key, []string{key}
@@ -186,174 +128,6 @@ func startSharedApache(t testing.TB) error {
 		})
 	}
 	return nil
-}
-
-// newAdmin is another client than the one under test, to prepare and inspect a
-// broker with.
-func newAdmin(t testing.TB, addr string) *kgo.Client {
-	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-// ask does one request, or fails the test.
-func ask[T any](t testing.TB, res T, err error) T {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res
-}
-
-func check(t testing.TB, what string, code int16) {
-	t.Helper()
-	if err := kerr.ErrorForCode(code); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-}
-
-// wipe removes all topics and groups.
-func (b *broker) wipe(t testing.TB) {
-	t.Helper()
-	// A member that a test killed is thrown out, or its group could not be deleted.
-	for _, id := range b.groups(t) {
-		describe := kmsg.NewPtrDescribeGroupsRequest()
-		describe.Groups = []string{id}
-		res, err := describe.RequestWith(t.Context(), b.admin)
-		for _, g := range ask(t, res, err).Groups {
-			leave := kmsg.NewPtrLeaveGroupRequest()
-			leave.Group = id
-			for _, m := range g.Members {
-				member := kmsg.NewLeaveGroupRequestMember()
-				member.MemberID = m.MemberID
-				leave.Members = append(leave.Members, member)
-			}
-			if len(leave.Members) > 0 {
-				if _, err := leave.RequestWith(t.Context(), b.admin); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		remove := kmsg.NewPtrDeleteGroupsRequest()
-		remove.Groups = []string{id}
-		gone, err := remove.RequestWith(t.Context(), b.admin)
-		check(t, "deleting group "+id, ask(t, gone, err).Groups[0].ErrorCode)
-	}
-	if topics := b.topics(t); len(topics) > 0 {
-		b.deleteTopics(t, topics...)
-	}
-}
-
-func (b *broker) groups(t testing.TB) (ids []string) {
-	t.Helper()
-	res, err := kmsg.NewPtrListGroupsRequest().RequestWith(t.Context(), b.admin)
-	for _, g := range ask(t, res, err).Groups {
-		ids = append(ids, g.Group)
-	}
-	return ids
-}
-
-func (b *broker) topics(t testing.TB) (names []string) {
-	t.Helper()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = nil // all
-	res, err := req.RequestWith(t.Context(), b.admin)
-	for _, topic := range ask(t, res, err).Topics {
-		if !topic.IsInternal {
-			names = append(names, *topic.Topic)
-		}
-	}
-	return names
-}
-
-func (b *broker) deleteTopics(t testing.TB, names ...string) {
-	t.Helper()
-	req := kmsg.NewPtrDeleteTopicsRequest()
-	req.TimeoutMillis = 10_000
-	for _, name := range names {
-		topic := kmsg.NewDeleteTopicsRequestTopic()
-		topic.Topic = kmsg.StringPtr(name)
-		req.Topics, req.TopicNames = append(req.Topics, topic), append(req.TopicNames, name)
-	}
-	res, err := req.RequestWith(t.Context(), b.admin)
-	for _, topic := range ask(t, res, err).Topics {
-		check(t, "deleting a topic", topic.ErrorCode)
-	}
-	eventually(t, "the topics are gone", 10*time.Second, func() bool {
-		return !slices.ContainsFunc(b.topics(t), func(name string) bool { return slices.Contains(names, name) })
-	})
-}
-
-func (b *broker) createTopic(t testing.TB, name string, partitions int32, configs map[string]string) {
-	t.Helper()
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.TimeoutMillis = 10_000
-	topic := kmsg.NewCreateTopicsRequestTopic()
-	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, partitions, 1
-	for k, v := range configs {
-		c := kmsg.NewCreateTopicsRequestTopicConfig()
-		c.Name, c.Value = k, kmsg.StringPtr(v)
-		topic.Configs = append(topic.Configs, c)
-	}
-	req.Topics = append(req.Topics, topic)
-	res, err := req.RequestWith(t.Context(), b.admin)
-	check(t, "creating "+name, ask(t, res, err).Topics[0].ErrorCode)
-}
-
-// setConfig changes settings of a topic.
-func (b *broker) setConfig(t testing.TB, topic string, configs map[string]string) {
-	t.Helper()
-	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-	r := kmsg.NewIncrementalAlterConfigsRequestResource()
-	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
-	for k, v := range configs {
-		c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-		c.Name, c.Value = k, kmsg.StringPtr(v)
-		r.Configs = append(r.Configs, c)
-	}
-	req.Resources = append(req.Resources, r)
-	res, err := req.RequestWith(t.Context(), b.admin)
-	check(t, "setting "+topic, ask(t, res, err).Resources[0].ErrorCode)
-}
-
-// config returns a setting of a topic.
-func (b *broker) config(t testing.TB, topic, name string) string {
-	t.Helper()
-	req := kmsg.NewPtrDescribeConfigsRequest()
-	r := kmsg.NewDescribeConfigsRequestResource()
-	r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeTopic, topic, []string{name}
-	req.Resources = append(req.Resources, r)
-	res, err := req.RequestWith(t.Context(), b.admin)
-	for _, r := range ask(t, res, err).Resources {
-		check(t, "describing "+topic, r.ErrorCode)
-		for _, c := range r.Configs {
-			if c.Name == name && c.Value != nil {
-				return *c.Value
-			}
-		}
-	}
-	return ""
-}
-
-// deleteRecords trims a partition up to the offset.
-func (b *broker) deleteRecords(t testing.TB, topic string, partition int32, offset int64) {
-	t.Helper()
-	req := kmsg.NewPtrDeleteRecordsRequest()
-	req.TimeoutMillis = 10_000
-	p := kmsg.NewDeleteRecordsRequestTopicPartition()
-	p.Partition, p.Offset = partition, offset
-	of := kmsg.NewDeleteRecordsRequestTopic()
-	of.Topic, of.Partitions = topic, append(of.Partitions, p)
-	req.Topics = append(req.Topics, of)
-	// A setting that allows it may not have reached the partition yet.
-	eventually(t, "trimming "+topic, 10*time.Second, func() bool {
-		res, err := req.RequestWith(t.Context(), b.admin)
-		return ask(t, res, err).Topics[0].Partitions[0].ErrorCode == 0
-	})
 }
 
 // compactible is what makes Apache Kafka compact a topic within a second of its

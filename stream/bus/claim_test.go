@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -356,7 +357,7 @@ func TestNumberRisesOverTheEndOfProducerEpochs(t *testing.T) {
 }
 
 // useUpEpochs asks for the producer id until its epoch is the one given.
-func useUpEpochs(t *testing.T, admin *kgo.Client, id string, epoch int16) {
+func useUpEpochs(t *testing.T, admin *bustest.Admin, id string, epoch int16) {
 	t.Helper()
 	for {
 		req := kmsg.NewPtrInitProducerIDRequest()
@@ -387,7 +388,7 @@ func TestNumberRisesOverAForgottenTransactionalID(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		b = &broker{addr: apart.Addr(), admin: newAdmin(t, apart.Addr())}
+		b = &broker{addr: apart.Addr(), admin: bustest.NewAdmin(t, kgo.SeedBrokers(apart.Addr()))}
 	} else {
 		b = asBroker(t, startKfake(t, "", kfake.BrokerConfigs(settings)))
 	}
@@ -413,12 +414,12 @@ func TestNumberRisesOverAForgottenTransactionalID(t *testing.T) {
 	}
 }
 
-func knowsTransactionalID(t *testing.T, admin *kgo.Client, id string) bool {
+func knowsTransactionalID(t *testing.T, admin *bustest.Admin, id string) bool {
 	t.Helper()
 	req := kmsg.NewPtrDescribeTransactionsRequest()
 	req.TransactionalIDs = []string{id}
 	res, err := req.RequestWith(t.Context(), admin)
-	state := ask(t, res, err).TransactionStates[0]
+	state := bustest.Ask(t, res, err).TransactionStates[0]
 	return !errors.Is(kerr.ErrorForCode(state.ErrorCode), kerr.TransactionalIDNotFound)
 }
 

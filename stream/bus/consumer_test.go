@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -56,16 +57,7 @@ func (l *handledLog) count() (n int) {
 // eventually polls until ok or the deadline.
 func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
-	poll(t, what, within, 2*time.Millisecond, ok)
-}
-
-func poll(t testing.TB, what string, within, every time.Duration, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(every) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s", what, within)
-		}
-	}
+	bustest.Eventually(t, what, within, ok)
 }
 
 // produce appends n numbered records round robin and waits.

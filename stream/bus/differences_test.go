@@ -5,8 +5,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -72,7 +74,7 @@ func TestDifferenceTrimmingACompactedTopic(t *testing.T) {
 	if b.cluster == nil {
 		want = kerr.PolicyViolation.Code
 	}
-	if got := ask(t, res, err).Topics[0].Partitions[0].ErrorCode; got != want {
+	if got := bustest.Ask(t, res, err).Topics[0].Partitions[0].ErrorCode; got != want {
 		t.Errorf("trimming a compacted topic is answered %d, want %d", got, want)
 	}
 }
@@ -82,7 +84,7 @@ func TestDifferenceTrimmingACompactedTopic(t *testing.T) {
 func TestDifferenceSequencesAfterAKill(t *testing.T) {
 	b := startBrokerProcess(t)
 	c := connect(t, testConfig(b.addr))
-	admin := newAdmin(t, b.addr)
+	admin := bustest.NewAdmin(t, kgo.SeedBrokers(b.addr))
 	id, epoch, err := c.initProducer(t.Context(), "", c.env)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +102,7 @@ func TestDifferenceSequencesAfterAKill(t *testing.T) {
 	named.Topic = kmsg.StringPtr(event.TopicMarket)
 	find.Topics = append(find.Topics, named)
 	found, err := find.RequestWith(t.Context(), admin)
-	topicID := ask(t, found, err).Topics[0].TopicID
+	topicID := bustest.Ask(t, found, err).Topics[0].TopicID
 	send := func() {
 		eventually(t, "the batch is acknowledged", 60*time.Second, func() bool {
 			req := kmsg.NewPtrProduceRequest()
@@ -139,7 +141,7 @@ func TestDifferenceSequencesAfterAKill(t *testing.T) {
 
 // The defaults of Apache Kafka that the table names.
 func TestDifferenceDefaultsOfApacheKafka(t *testing.T) {
-	apacheOnly(t, "its defaults are Apache Kafka's")
+	bustest.ApacheOnly(t, "its defaults are Apache Kafka's")
 	b := startBroker(t)
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	req.IncludeSynonyms = true
@@ -148,7 +150,7 @@ func TestDifferenceDefaultsOfApacheKafka(t *testing.T) {
 	req.Resources = append(req.Resources, r)
 	res, err := req.RequestWith(t.Context(), b.admin)
 	defaults := make(map[string]string)
-	for _, c := range ask(t, res, err).Resources[0].Configs {
+	for _, c := range bustest.Ask(t, res, err).Resources[0].Configs {
 		for _, s := range c.ConfigSynonyms {
 			if s.Source == kmsg.ConfigSourceDefaultConfig && s.Value != nil {
 				defaults[s.Name] = *s.Value

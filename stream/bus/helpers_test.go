@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv(ownerVar); addr != "" {
 		os.Exit(runOwner(addr))
 	}
-	goleak.VerifyTestMain(run{m})
+	goleak.VerifyTestMain(bustest.Run{M: m, Brokers: sharedBrokers})
 }
 
 // child is an embedded broker in a process of its own.
@@ -179,22 +180,4 @@ func (c *Client) ids() map[string]event.ID {
 		ids[topic] = life.ID
 	}
 	return ids
-}
-
-// notes keeps what a component logs.
-type notes struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (n *notes) Write(b []byte) (int, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.text.Write(b)
-}
-
-func (n *notes) contains(s string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return strings.Contains(n.text.String(), s)
 }

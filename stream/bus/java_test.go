@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -32,9 +33,9 @@ var update = flag.Bool("update", false, "write testdata/murmur2.txt from what th
 // Kafka and returns what it prints.
 func java(t testing.TB, stdin []byte, program string, args ...string) string {
 	t.Helper()
-	apacheOnly(t, "the Java client comes with Apache Kafka")
+	bustest.ApacheOnly(t, "the Java client comes with Apache Kafka")
 	lib, err := kafkatest.Fetch(t.Context())
-	needApache(t, err)
+	bustest.NeedApache(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	args = append([]string{"-XX:TieredStopAtLevel=1", "-cp", filepath.Join(lib, "*"), filepath.Join("testdata", "java", program)}, args...)
@@ -171,12 +172,12 @@ func interopRecords() (records [][2][]byte) {
 // The Java consumer, which checks the CRC, reads what our encoder wrote, plain
 // and compressed: the same keys, values and offsets.
 func TestJavaClientReadsOurRecords(t *testing.T) {
-	apacheOnly(t, "the Java client comes with Apache Kafka")
+	bustest.ApacheOnly(t, "the Java client comes with Apache Kafka")
 	b := startBroker(t)
 	records := interopRecords()
 	for _, compression := range compressions {
 		t.Run(compression, func(t *testing.T) {
-			b.wipe(t)
+			b.admin.Wipe(t)
 			cfg := testConfig(b.Addr())
 			cfg.Compression = compression
 			c := connect(t, cfg)
@@ -205,7 +206,7 @@ func TestJavaClientReadsOurRecords(t *testing.T) {
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("the Java client reads %d records, %d were written: %s", len(got), len(want), firstDifference(got, want))
+				t.Errorf("the Java client reads %d records, %d were written: %s", len(got), len(want), bustest.FirstDifference(got, want))
 			}
 			t.Logf("%d records in %v batches, %v bytes (%s), read by the Java client with the CRC checked", len(got),
 				total(t, c.metrics.producedBatches), total(t, c.metrics.producedBytes), compression)
@@ -216,7 +217,7 @@ func TestJavaClientReadsOurRecords(t *testing.T) {
 // The other way: what the Java producer wrote, with headers and its own
 // partitioner, is read by our reader, where our partitioner looks for it.
 func TestWeReadTheJavaClientsRecords(t *testing.T) {
-	apacheOnly(t, "the Java client comes with Apache Kafka")
+	bustest.ApacheOnly(t, "the Java client comes with Apache Kafka")
 	b := startBroker(t)
 	records := interopRecords()
 	var in bytes.Buffer
@@ -225,7 +226,7 @@ func TestWeReadTheJavaClientsRecords(t *testing.T) {
 	}
 	for _, compression := range compressions {
 		t.Run(compression, func(t *testing.T) {
-			b.wipe(t)
+			b.admin.Wipe(t)
 			c := connect(t, testConfig(b.Addr()))
 			placed := strings.Split(strings.TrimSpace(java(t, in.Bytes(), "Interop.java", "write", b.Addr(), event.TopicMarket, compression)), "\n")
 			if len(placed) != len(records) {
@@ -249,7 +250,7 @@ func TestWeReadTheJavaClientsRecords(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !slices.Equal(got, want[part]) {
-					t.Errorf("partition %d: %d records read, %d written: %s", part, len(got), len(want[part]), firstDifference(got, want[part]))
+					t.Errorf("partition %d: %d records read, %d written: %s", part, len(got), len(want[part]), bustest.FirstDifference(got, want[part]))
 				}
 			}
 		})

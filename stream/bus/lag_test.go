@@ -57,7 +57,7 @@ func TestLagInRecordsAndSeconds(t *testing.T) {
 	for part, offset := range []int64{0: 2, 1: 4, 2: 1} {
 		commitAt(t, c, "test", event.TopicMarket, int32(part), offset)
 	}
-	b.deleteRecords(t, event.TopicMarket, 2, 3)
+	b.admin.DeleteRecords(t, event.TopicMarket, 2, 3)
 	lags, err := c.LagSeconds(t.Context(), "test", event.TopicMarket)
 	if err != nil || len(lags) != 4 {
 		t.Fatal(lags, err)

@@ -62,10 +62,10 @@ func TestDeletedTopicIsRefusedUntilAdoptedOrDiscarded(t *testing.T) {
 			if seen, err := drained(t, c, "test", event.TopicMarket); err != nil || seen.count() != 40 {
 				t.Fatalf("handled %d, %v", seen.count(), err)
 			}
-			b.deleteTopics(t, event.TopicMarket)
+			b.admin.DeleteTopics(t, event.TopicMarket)
 			late, err := reopen(t, b.Addr())
 			fault(t, err, Missing, former["md"].String(), "`autohedge topics adopt md --why \"...\"`", "`autohedge topics discard md --why \"...\"`")
-			if slices.Contains(b.topics(t), event.TopicMarket) {
+			if slices.Contains(b.admin.Topics(t), event.TopicMarket) {
 				t.Error("the refused topic was created")
 			}
 			begin := late.AdoptTopics

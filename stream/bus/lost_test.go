@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -243,7 +244,7 @@ func (f *formerGeneration) commit(t *testing.T, b *broker, group, topic string, 
 	of.TopicID = id
 	req.Topics = append(req.Topics, of)
 	res, err := req.RequestWith(t.Context(), b.admin)
-	return ask(t, res, err).Topics[0].Partitions[0].ErrorCode
+	return bustest.Ask(t, res, err).Topics[0].Partitions[0].ErrorCode
 }
 
 // topicID returns the id that newer requests name a topic by.
@@ -254,7 +255,7 @@ func (b *broker) topicID(t testing.TB, name string) [16]byte {
 	topic.Topic = kmsg.StringPtr(name)
 	req.Topics = append(req.Topics, topic)
 	res, err := req.RequestWith(t.Context(), b.admin)
-	return ask(t, res, err).Topics[0].TopicID
+	return bustest.Ask(t, res, err).Topics[0].TopicID
 }
 
 // committed returns the group's offset, -1 where there is none.
@@ -272,7 +273,7 @@ func (b *broker) committed(t testing.TB, group, topic string, partition int32) i
 	old.Topic, old.Partitions = topic, []int32{partition}
 	req.Group, req.Topics = group, append(req.Topics, old)
 	res, err := req.RequestWith(t.Context(), b.admin)
-	for _, g := range ask(t, res, err).Groups {
+	for _, g := range bustest.Ask(t, res, err).Groups {
 		for _, topic := range g.Topics {
 			return topic.Partitions[0].Offset
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -47,18 +48,9 @@ func checkOnce(t testing.TB, c *Client, topic string, n int) {
 			want = append(want, fmt.Sprint(i))
 		}
 		if strings.Join(got, ",") != strings.Join(want, ",") {
-			t.Fatalf("partition %d holds %d records, want the %d numbers in order (first differing near %v)", part, len(got), len(want), firstDifference(got, want))
+			t.Fatalf("partition %d holds %d records, want the %d numbers in order (first differing near %v)", part, len(got), len(want), bustest.FirstDifference(got, want))
 		}
 	}
-}
-
-func firstDifference(a, b []string) string {
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return fmt.Sprintf("%d: %s, want %s", i, a[i], b[i])
-		}
-	}
-	return "the end"
 }
 
 func TestProduceAnswersOnKfake(t *testing.T) {
@@ -146,10 +138,10 @@ func TestProduceAnswersOnKfake(t *testing.T) {
 func TestLargeBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 	b, l := startFaulty(t)
 	c := connect(t, testConfig(b.proxied))
-	b.setConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
+	b.admin.SetConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
 	// Apache Kafka answers before a setting is in force. Settings come into force in
 	// their order: one that was made later tells of the earlier.
-	b.setConfig(t, event.TopicSignals, map[string]string{"max.message.bytes": "20000"})
+	b.admin.SetConfig(t, event.TopicSignals, map[string]string{"max.message.bytes": "20000"})
 	probe := newProducer(t, c, ProducerConfig{Name: "probe", Blocking: true})
 	eventually(t, "the limit is in force", 20*time.Second, func() bool {
 		if err := probe.Append(event.TopicSignals, 0, nil, make([]byte, 30_000), nil); err != nil {

@@ -116,7 +116,7 @@ func TestReaderOutsideTheLogIsFatal(t *testing.T) {
 		{10, "reading md/0: offset 10 is wanted, but the log begins at 50 and ends at 100: retention took 40 records first"},
 	} {
 		if tt.offset == 10 {
-			b.deleteRecords(t, event.TopicMarket, 0, 50)
+			b.admin.DeleteRecords(t, event.TopicMarket, 0, 50)
 		}
 		_, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicMarket, Offset: tt.offset}, component.Discard())
 		var fault *LogError
@@ -147,7 +147,7 @@ func TestRetentionThatOvertakesARunningReaderIsFatal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.deleteRecords(t, event.TopicMarket, 0, trimmed)
+	b.admin.DeleteRecords(t, event.TopicMarket, 0, trimmed)
 	rest, err := next(t, r, n)
 	read := len(got) + len(rest)
 	want := fmt.Sprintf("offset %d is wanted, but the log begins at %d and ends at %d: retention took %d records first", read, trimmed, n, trimmed-read)
@@ -161,7 +161,7 @@ func TestRetentionThatOvertakesARunningReaderIsFatal(t *testing.T) {
 func TestOffsetGap(t *testing.T) {
 	b := startBroker(t)
 	for _, topic := range []string{event.TopicMeta, event.TopicControl, event.TopicInstruments} {
-		b.createTopic(t, topic, 1, compactible)
+		b.admin.CreateTopic(t, topic, 1, compactible)
 	}
 	c, err := Connect(t.Context(), testConfig(b.Addr()), component.Discard())
 	if err != nil {
@@ -211,8 +211,8 @@ func TestOffsetGap(t *testing.T) {
 		return err
 	}
 	eventually(t, "the other one has a gap", 15*time.Second, func() bool { return gap() != nil })
-	b.setConfig(t, event.TopicInstruments, map[string]string{"cleanup.policy": "compact,delete"}) // or Apache Kafka refuses to
-	b.deleteRecords(t, event.TopicInstruments, 0, 7)
+	b.admin.SetConfig(t, event.TopicInstruments, map[string]string{"cleanup.policy": "compact,delete"}) // or Apache Kafka refuses to
+	b.admin.DeleteRecords(t, event.TopicInstruments, 0, 7)
 	r := newReader(t, c, ReaderConfig{Topic: event.TopicInstruments, Offset: 3})
 	if got, err := next(t, r, 3); err != nil || fmt.Sprint(got) != "[7 8 9]" {
 		t.Errorf("below the start of a compacted topic: %v, %v", got, err)

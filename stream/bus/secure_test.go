@@ -1,15 +1,12 @@
 package bus
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/bus/kafkatest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -26,9 +24,9 @@ import (
 // run on Apache Kafka.
 func startSecured(t *testing.T, properties map[string]string) *kafkatest.Secured {
 	t.Helper()
-	apacheOnly(t, "users and TLS need Apache Kafka")
+	bustest.ApacheOnly(t, "users and TLS need Apache Kafka")
 	s, err := kafkatest.StartSecured(t.Context(), t.TempDir(), properties)
-	needApache(t, err)
+	bustest.NeedApache(t, err)
 	t.Cleanup(func() {
 		kept, err := s.Stop(t.Failed())
 		if err != nil {
@@ -56,27 +54,9 @@ func secured(s *kafkatest.Secured, listener, mechanism string) Config {
 	return cfg
 }
 
-// syncBuffer is a log that several goroutines write.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // watched is an Env whose log and metrics can be looked at.
-func watched() (component.Env, *syncBuffer, *prometheus.Registry) {
-	log, reg := &syncBuffer{}, prometheus.NewRegistry()
+func watched() (component.Env, *bustest.Log, *prometheus.Registry) {
+	log, reg := &bustest.Log{}, prometheus.NewRegistry()
 	env := component.Discard()
 	env.Log, env.Metrics = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), reg
 	return env, log, reg
@@ -211,20 +191,7 @@ func renews(t *testing.T, cfg Config, life time.Duration) {
 	}()
 	<-k.Ready()
 	eventually(t, "a handler runs", 10*time.Second, func() bool { return generation.Load() != 0 })
-	sum := func(names ...string) (total float64) {
-		families, err := reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			if slices.Contains(names, f.GetName()) {
-				for _, m := range f.GetMetric() {
-					total += m.GetCounter().GetValue()
-				}
-			}
-		}
-		return total
-	}
+	sum := func(names ...string) float64 { return bustest.Counter(t, reg, names...) }
 	// A broker's first group waits for the coordinator, which is an error or two.
 	troubles := sum("autohedge_bus_produce_retries_total", "autohedge_bus_fetch_retries_total", "autohedge_bus_errors_total")
 	first := generation.Load()

@@ -112,7 +112,7 @@ func (b *broker) compactState(t *testing.T, c *Client, add func()) {
 func TestSnapshotSurvivesCompaction(t *testing.T) {
 	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
-	b.setConfig(t, snapKey.Topic, compactible)
+	b.admin.SetConfig(t, snapKey.Topic, compactible)
 	former := own(t, c, "signals.1", snapKey.partitions()...)
 	save(t, c, former, 50, randomState(50, 2500))
 	o := own(t, c, "signals.1", snapKey.partitions()...)

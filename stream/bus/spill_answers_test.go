@@ -174,7 +174,7 @@ func TestOneDeadPartitionHoldsUpNoOtherOnKfake(t *testing.T) {
 func TestSpilledBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 	b, l := startFaulty(t)
 	c := connect(t, testConfig(b.proxied))
-	b.setConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
+	b.admin.SetConfig(t, event.TopicMarket, map[string]string{"max.message.bytes": "20000"})
 	p := newProducer(t, c, ProducerConfig{Name: "test", QueueBytes: 2 << 20, Spill: SpillConfig{Dir: t.TempDir(), After: 1}})
 	release := l.hold(t)
 	const n = 30_000

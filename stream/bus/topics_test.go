@@ -49,12 +49,12 @@ func TestWrongSettingsAreListedAndMended(t *testing.T) {
 	for topic, settings := range wrong {
 		before[topic] = make(map[string]string)
 		for name := range settings {
-			before[topic][name] = b.config(t, topic, name)
+			before[topic][name] = b.admin.Config(t, topic, name)
 		}
-		b.setConfig(t, topic, settings)
+		b.admin.SetConfig(t, topic, settings)
 	}
 	// What is more than wanted is good.
-	b.setConfig(t, event.TopicDead, map[string]string{"retention.ms": "-1", "retention.bytes": "-1"})
+	b.admin.SetConfig(t, event.TopicDead, map[string]string{"retention.ms": "-1", "retention.bytes": "-1"})
 
 	err := ensure(t, cfg)
 	var e *TopicsError
@@ -96,7 +96,7 @@ func TestWrongSettingsAreListedAndMended(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Fatalf("the plan: %v, %v", left, err)
 	}
-	if got := b.config(t, event.TopicMarket, "retention.ms"); got != "3600000" {
+	if got := b.admin.Config(t, event.TopicMarket, "retention.ms"); got != "3600000" {
 		t.Errorf("planning changed retention.ms to %s", got)
 	}
 	changes, left, err := c.RepairTopics(t.Context(), true)
@@ -114,7 +114,7 @@ func TestWrongSettingsAreListedAndMended(t *testing.T) {
 			if !slices.Contains(changes, want) {
 				t.Errorf("the repair did not do %s, but %v", want, changes)
 			}
-			if got := b.config(t, topic, name); got != before[topic][name] {
+			if got := b.admin.Config(t, topic, name); got != before[topic][name] {
 				t.Errorf("%s of %s is %s after the repair, before %s", name, topic, got, before[topic][name])
 			}
 		}
@@ -122,7 +122,7 @@ func TestWrongSettingsAreListedAndMended(t *testing.T) {
 	if len(changes) != total {
 		t.Errorf("%d changes, want %d: %v", len(changes), total, changes)
 	}
-	if got := b.config(t, event.TopicDead, "retention.ms"); got != "-1" {
+	if got := b.admin.Config(t, event.TopicDead, "retention.ms"); got != "-1" {
 		t.Errorf("the repair set retention.ms of %s to %s", event.TopicDead, got)
 	}
 	again, _, err := c.RepairTopics(t.Context(), true)
@@ -137,8 +137,8 @@ func TestWrongSettingsAreListedAndMended(t *testing.T) {
 // A topic that exists counts with what the brokers' defaults make of it.
 func TestForeignTopicIsCheckedWithItsDefaults(t *testing.T) {
 	b := startBroker(t)
-	b.createTopic(t, event.TopicOrders, 4, nil)
-	b.createTopic(t, event.TopicControl, 3, map[string]string{"retention.ms": "-1"})
+	b.admin.CreateTopic(t, event.TopicOrders, 4, nil)
+	b.admin.CreateTopic(t, event.TopicControl, 3, map[string]string{"retention.ms": "-1"})
 	err := ensure(t, testConfig(b.Addr()))
 	for _, text := range []string{
 		"checking topics: 2 settings of topics are wrong:",
@@ -177,7 +177,7 @@ func TestDescribeTopics(t *testing.T) {
 			t.Errorf("a topic that does not exist: %+v", s)
 		}
 	}
-	if names := b.topics(t); len(names) > 0 {
+	if names := b.admin.Topics(t); len(names) > 0 {
 		t.Errorf("describing made topics %v", names)
 	}
 	if err := c.AttachTopics(t.Context()); err != nil || c.Partitions(event.TopicMarket) != 0 {

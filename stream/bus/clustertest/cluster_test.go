@@ -1,25 +1,26 @@
-package bus
+package clustertest
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/bus/kafkatest"
+	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// The tests of this file run on three brokers of Apache Kafka.
-
-func TestClusterTopicsAreReplicated(t *testing.T) {
+func TestTopicsAreReplicated(t *testing.T) {
 	c := startCluster(t)
-	connect(t, c.clientConfig())
+	connect(t, c.config(), component.Discard())
 	for _, spec := range event.Topics {
 		for _, p := range c.partitions(t, spec.Name) {
 			if len(p.Replicas) != 3 {
 				t.Errorf("%s/%d has %d replicas, want 3", spec.Name, p.Partition, len(p.Replicas))
 			}
 		}
-		if got := c.config(t, spec.Name, "min.insync.replicas"); got != "2" {
+		if got := c.admin.Config(t, spec.Name, "min.insync.replicas"); got != "2" {
 			t.Errorf("%s: min.insync.replicas is %q, want 2", spec.Name, got)
 		}
 	}
@@ -27,11 +28,11 @@ func TestClusterTopicsAreReplicated(t *testing.T) {
 
 // A broker that is down when the topics are made gets its replicas all the same:
 // without it they would have two for good.
-func TestClusterTopicsAreReplicatedWhileABrokerIsDown(t *testing.T) {
+func TestTopicsAreReplicatedWhileABrokerIsDown(t *testing.T) {
 	c := startCluster(t)
 	c.Broker(2).Kill()
-	settles(t, "two brokers are up", 60*time.Second, func() bool { return c.up(t) == 2 })
-	connect(t, c.clientConfig())
+	bustest.Settles(t, "two brokers are up", 60*time.Second, func() bool { return c.up(t) == 2 })
+	connect(t, c.config(), component.Discard())
 	c.restart(t, 2)
 	c.whole(t)
 	for _, spec := range event.Topics {
@@ -43,9 +44,9 @@ func TestClusterTopicsAreReplicatedWhileABrokerIsDown(t *testing.T) {
 	}
 }
 
-func TestClusterFollowerKilledUnderLoad(t *testing.T) {
+func TestFollowerKilledUnderLoad(t *testing.T) {
 	c := startCluster(t)
-	connect(t, c.clientConfig())
+	connect(t, c.config(), component.Discard())
 	// Only partitions that the victim does not lead.
 	victim := c.leader(t, event.TopicMarket, 0)
 	var followed []int32
@@ -64,10 +65,10 @@ func TestClusterFollowerKilledUnderLoad(t *testing.T) {
 	l.verify()
 }
 
-func TestClusterLeadersKilledUnderLoad(t *testing.T) {
+func TestLeadersKilledUnderLoad(t *testing.T) {
 	c := startCluster(t)
 	// The first to be killed is also the only one that was configured.
-	connect(t, c.clientConfig())
+	connect(t, c.config(), component.Discard())
 	l := startLoad(t, c, loadOptions{seed: c.Broker(c.leader(t, event.TopicMarket, 0)).Addr()})
 	// Until every partition has lost a leader, and three times at least.
 	lost := make(map[int32]bool)
@@ -96,12 +97,12 @@ func TestClusterLeadersKilledUnderLoad(t *testing.T) {
 }
 
 // The brokers are restarted one after the other, in good order, as for an update.
-func TestClusterRolledUnderLoad(t *testing.T) {
+func TestRolledUnderLoad(t *testing.T) {
 	c := startCluster(t)
 	l := startLoad(t, c, loadOptions{})
 	for _, b := range c.Brokers() {
 		l.calm()
-		ctx, cancel := contextWithTimeout(t, 60*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 		err := b.Shutdown(ctx)
 		cancel()
 		if err != nil {
@@ -117,7 +118,7 @@ func TestClusterRolledUnderLoad(t *testing.T) {
 
 // A leader that stands still answers nothing and keeps its connections; when it
 // wakes it is no leader any more.
-func TestClusterLeaderPausedUnderLoad(t *testing.T) {
+func TestLeaderPausedUnderLoad(t *testing.T) {
 	c := startCluster(t)
 	l := startLoad(t, c, loadOptions{})
 	for part := range int32(2) {
@@ -138,45 +139,22 @@ func TestClusterLeaderPausedUnderLoad(t *testing.T) {
 	l.verify()
 }
 
-func TestClusterGroupCoordinatorKilled(t *testing.T) {
+func TestGroupCoordinatorKilled(t *testing.T) {
 	c := startCluster(t)
 	l := startLoad(t, c, loadOptions{})
 	victim := c.coordinator(t, l.client.Group("test"))
 	c.Broker(victim).Kill()
 	l.flows()
-	settles(t, "the group has moved", 60*time.Second, func() bool { return c.coordinator(t, l.client.Group("test")) != victim })
+	bustest.Settles(t, "the group has moved", 60*time.Second, func() bool { return c.coordinator(t, l.client.Group("test")) != victim })
 	l.committed()
 	c.restart(t, victim)
 	c.whole(t)
 	l.verify()
 }
 
-// committed waits until the group's commits have gone beyond what is handled now.
-func (l *clusterLoad) committed() {
-	l.t.Helper()
-	l.mu.Lock()
-	want := make(map[int32]int64)
-	for part, v := range l.handled {
-		want[part] = int64(len(v))
-	}
-	l.mu.Unlock()
-	settles(l.t, "commits arrive", 60*time.Second, func() bool {
-		lags, err := l.client.Lag(l.t.Context(), "test")
-		if err != nil {
-			return false
-		}
-		for _, lag := range lags {
-			if lag.Committed < want[lag.Partition] {
-				return false
-			}
-		}
-		return len(lags) > 0
-	})
-}
-
 // With one replica of three, nothing is acknowledged; what waits is acknowledged
 // once when another replica is back.
-func TestClusterTwoBrokersDown(t *testing.T) {
+func TestTwoBrokersDown(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
 		oneController bool
@@ -200,12 +178,12 @@ func TestClusterTwoBrokersDown(t *testing.T) {
 			l.flows()
 			c.Broker(3).Kill()
 			began := time.Now()
-			eventually(t, "the producer is told "+tt.answer, 90*time.Second, func() bool { return l.notes.contains(tt.answer) })
-			eventually(t, "Append blocks", 30*time.Second, func() bool { return l.p.Queued() > loadQueue-2000 })
+			bustest.Eventually(t, "the producer is told "+tt.answer, 90*time.Second, func() bool { return l.log.Contains(tt.answer) })
+			bustest.Eventually(t, "Append blocks", 30*time.Second, func() bool { return l.p.Queued() > loadQueue-2000 })
 			before := l.count(0) + l.count(1) + l.count(2) + l.count(3)
 			// Not acknowledged for as long as two are down: the queue stays full.
-			retries := total(t, l.client.metrics.produceRetries)
-			eventually(t, "further tries are refused", 90*time.Second, func() bool { return total(t, l.client.metrics.produceRetries) >= retries+4 })
+			retries := l.total("produce_retries")
+			bustest.Eventually(t, "further tries are refused", 90*time.Second, func() bool { return l.total("produce_retries") >= retries+4 })
 			if now := l.count(0) + l.count(1) + l.count(2) + l.count(3); now != before {
 				t.Errorf("%d records were acknowledged with one broker of three", now-before)
 			}
@@ -222,7 +200,7 @@ func TestClusterTwoBrokersDown(t *testing.T) {
 
 // All three are killed at once, as when the power of a rack fails (what the
 // kernel holds survives here, so it is the protocol that is tried).
-func TestClusterAllBrokersKilled(t *testing.T) {
+func TestAllBrokersKilled(t *testing.T) {
 	c := startCluster(t)
 	l := startLoad(t, c, loadOptions{})
 	l.calm()
