@@ -98,20 +98,21 @@ func (c *Client) createTopics(ctx context.Context) (created []string, err error)
 }
 
 // existing returns which of our topics there are, and how many replicas new ones
-// get.
+// get. A topic that the brokers do not tell of is an error: it may be there.
 func (c *Client) existing(ctx context.Context) (exists map[string]bool, replicas int, err error) {
-	meta, err := c.metadata(ctx)
+	names := c.named()
+	l, err := c.settled(ctx, names)
+	if err == nil {
+		err = c.refusal(l, names)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
-	exists = make(map[string]bool, len(meta.Topics))
-	for _, t := range meta.Topics {
-		// A topic whose leader is being elected is there.
-		if name, ours := strings.CutPrefix(t.Name, c.prefix()); ours && !errors.Is(t.Error, kafka.UnknownTopicOrPartition) {
-			exists[name] = true
-		}
+	exists = make(map[string]bool, len(event.Topics))
+	for _, spec := range event.Topics {
+		_, exists[spec.Name] = l.found(c.prefix() + spec.Name)
 	}
-	return exists, c.replicas(len(meta.Brokers)), nil
+	return exists, c.replicas(len(l.brokers)), nil
 }
 
 func (c *Client) missing(exists map[string]bool) (specs []event.TopicSpec) {
@@ -250,29 +251,46 @@ func (c *Client) checkTopics(ctx context.Context) (map[string]int32, error) {
 	return c.checkThese(ctx, names)
 }
 
-// checkThese is checkTopics for some of them.
-func (c *Client) checkThese(ctx context.Context, names []string) (map[string]int32, error) {
+// checkThese is checkTopics for some of them. What it returns is known to kafka-go
+// too, which sends requests by its own picture of the cluster.
+func (c *Client) checkThese(ctx context.Context, topics []string) (map[string]int32, error) {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = c.prefix() + t
+	}
 	for attempt := 0; ; attempt++ {
-		meta, err := c.metadata(ctx)
+		l, err := c.settled(ctx, names)
+		if err == nil {
+			err = c.refusal(l, names)
+		}
+		if err != nil {
+			return nil, err
+		}
+		picture, err := c.picture(ctx)
 		if err != nil {
 			return nil, err
 		}
 		found := make(map[string]int32, len(event.Topics))
-		var missing string
-		for _, topic := range names {
-			name := c.prefix() + topic
-			t, ok := topicIn(meta, name)
-			if !ok || slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Leader.Host == "" }) {
-				missing = name
-				continue
+		var wrong error
+		for i, name := range names {
+			t, ok := l.found(name)
+			_, pictured := topicIn(picture, name)
+			switch {
+			case !ok:
+				wrong = fmt.Errorf("topic %s does not exist any more: somebody deletes it", name)
+			case slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Leader.Host == "" }):
+				wrong = fmt.Errorf("topic %s has no leader: start the brokers that hold it; `autohedge topics` shows which partitions", name)
+			case !pictured:
+				wrong = fmt.Errorf("topic %s is not known to all brokers yet: look at them", name)
+			default:
+				found[topics[i]] = int32(len(t.Partitions))
 			}
-			found[topic] = int32(len(t.Partitions))
 		}
-		if missing == "" {
+		if wrong == nil {
 			return found, nil
 		}
 		if attempt == 100 {
-			return nil, fmt.Errorf("topic %s has no leader: start the brokers that hold it; `autohedge topics` shows which partitions", missing)
+			return nil, wrong
 		}
 		c.refresh(ctx)
 		if err := sleep(ctx, min(20*time.Millisecond<<min(attempt, 5), 300*time.Millisecond)); err != nil {
@@ -281,10 +299,23 @@ func (c *Client) checkThese(ctx context.Context, names []string) (map[string]int
 	}
 }
 
-func (c *Client) metadata(ctx context.Context) (*kafka.MetadataResponse, error) {
+// picture is what kafka-go last learned of the cluster, up to a few seconds ago.
+// What is not in it may exist, see layout.
+func (c *Client) picture(ctx context.Context) (*kafka.MetadataResponse, error) {
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return c.kafka.Metadata(call, &kafka.MetadataRequest{})
+}
+
+// topicIn returns a topic of the picture that has a leader for each partition.
+func topicIn(picture *kafka.MetadataResponse, name string) (kafka.Topic, bool) {
+	i := slices.IndexFunc(picture.Topics, func(t kafka.Topic) bool {
+		return t.Name == name && t.Error == nil && !slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Leader.Host == "" })
+	})
+	if i < 0 {
+		return kafka.Topic{}, false
+	}
+	return picture.Topics[i], true
 }
 
 // refresh makes the transport ask for the cluster's layout anew. kafka-go does
@@ -303,7 +334,7 @@ type Bounds struct{ Start, End int64 }
 func (c *Client) Offsets(ctx context.Context, topic string) ([]Bounds, error) {
 	n := c.Partitions(topic)
 	if n == 0 {
-		return nil, fmt.Errorf("reading the offsets of %s: no such topic", topic)
+		return nil, fmt.Errorf("reading the offsets of %s: %w", topic, c.unknown(topic))
 	}
 	want := make([]int32, n)
 	for i := range want {
@@ -334,7 +365,7 @@ func (c *Client) awaitBounds(ctx context.Context, topic string, partitions []int
 			return bounds, nil
 		}
 		if code, ok := errorCode(err); ok && permanent(code) {
-			return nil, component.Fatal(fmt.Errorf("reading the offsets of %s: %w%s", topic, err, remedy(code, name)))
+			return nil, component.Fatal(fmt.Errorf("reading the offsets of %s: %w%s", topic, err, c.grant(code, []string{name})))
 		}
 		if attempt == 20 {
 			c.env.Log.Warn("reading the offsets is being retried", "topic", topic, "error", err)
@@ -401,15 +432,15 @@ func sessionOf(name string) string {
 	return session
 }
 
+// allTopics lists the topics that this user may see.
 func (c *Client) allTopics(ctx context.Context) ([]string, error) {
-	c.refresh(ctx)
-	meta, err := c.metadata(ctx)
+	l, err := c.layout(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, t := range meta.Topics {
-		if t.Error == nil {
+	for _, t := range l.topics {
+		if t.presence() == present {
 			names = append(names, t.Name)
 		}
 	}

@@ -45,6 +45,7 @@ type Client struct {
 
 	mu         sync.RWMutex
 	partitions map[string]int32 // by topic, without the session's prefix
+	closed     map[string]error // why a topic is not among them although it may exist; replaced as a whole
 	meta       *metaView        // replaced as a whole, never changed
 }
 
@@ -165,6 +166,23 @@ func (c *Client) Partitions(topic string) int32 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.partitions[topic]
+}
+
+// unknown is the error of a topic that has no partitions: the brokers refused to
+// tell of it, or it does not exist.
+func (c *Client) unknown(topic string) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if err := c.closed[topic]; err != nil {
+		return err
+	}
+	return errors.New("no such topic")
+}
+
+func (c *Client) setClosed(closed map[string]error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = closed
 }
 
 // Partition returns the partition of a key, as the Java client's murmur2 gives.

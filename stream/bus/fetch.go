@@ -133,8 +133,7 @@ func (f *fetcher) run(ctx context.Context) {
 			return
 		case topicUnknown(err) && !unknownSince.IsZero() && time.Since(unknownSince) > topicGone:
 			f.client.metrics.errors.WithLabelValues("reader").Inc()
-			f.err = component.Fatal(fmt.Errorf("reading %s/%d: the topic has been unknown to the brokers for %s; start again where it was deleted, which creates it anew (see \"autohedge topics\"): %w",
-				f.topic, f.partition, topicGone, err))
+			f.err = component.Fatal(fmt.Errorf("reading %s/%d: %w", f.topic, f.partition, f.client.gone(ctx, f.topic, err)))
 			return
 		default:
 			switch {
@@ -225,7 +224,7 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 		return code
 	}
 	if permanent(code) {
-		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w%s", f.topic, f.partition, f.next, code, remedy(code, f.name)))
+		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w%s", f.topic, f.partition, f.next, code, f.client.grant(code, []string{f.name})))
 	}
 	return code
 }

@@ -422,13 +422,13 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 		err = fmt.Errorf("%s: the broker lost track of sequence %d of producer %d epoch %d; start again, and read the log's end to see what landed: %w",
 			where, l.sequence, l.p.id, l.p.epoch, err)
 	case kafka.UnknownTopicOrPartition:
-		err = fmt.Errorf("%s: the topic has been unknown to the brokers for %s; start again where it was deleted, which creates it anew (see \"autohedge topics\"): %w", where, topicGone, err)
+		err = fmt.Errorf("%s: %w", where, l.p.client.gone(l.p.ctx, l.topic, err))
 	default:
 		who := l.name
 		if code == kafka.TransactionalIDAuthorizationFailed {
 			who = l.p.client.prefix() + "autohedge." + l.p.owns()
 		}
-		err = fmt.Errorf("%s: %w%s", where, err, remedy(code, who))
+		err = fmt.Errorf("%s: %w%s", where, err, l.p.client.grant(code, []string{who}))
 	}
 	err = component.Fatal(err)
 	l.p.fail(err)

@@ -222,7 +222,7 @@ func TestTrimAndSkip(t *testing.T) {
 		{func(r *SkipRequest) { r.To = 61 }, "records 60 to 60 are still there (the log begins at 60 and ends at 100)"},
 		{func(r *SkipRequest) { r.To = 19 }, "group autohedge.test stands at offset 20, and offset 19 would go back"},
 		{func(r *SkipRequest) { r.To = 40 }, "the log begins at 60 by now, so offset 40 is gone too: skip to 60"},
-		{func(r *SkipRequest) { r.Partition, r.To = 0, FromStart }, "stands at offset 20 and the log begins at 20: nothing is gone"},
+		{func(r *SkipRequest) { r.Partition, r.To = 0, FromStart }, "and the log begins at 20: nothing is gone"},
 		{func(r *SkipRequest) { r.Role = "other" }, "group autohedge.other has no offset there"},
 		{func(r *SkipRequest) { r.Partition = 4 }, "the topic has 4 partitions"},
 		{func(r *SkipRequest) { r.Topic = "orders" }, "never trimmed"},

@@ -48,12 +48,12 @@ func (d *DiskUse) Topic(topic string) (n int64, ok bool) {
 // to describe the cluster; without it the error is that the cluster refused
 // (kafka.ClusterAuthorizationFailed).
 func (c *Client) DiskUse(ctx context.Context) (*DiskUse, error) {
-	meta, err := c.metadata(ctx)
+	l, err := c.layout(ctx, []string{})
 	if err != nil {
 		return nil, fmt.Errorf("reading the log directories: %w", err)
 	}
 	use := &DiskUse{bytes: make(map[string]map[int32]int64), name: func(t string) string { return c.prefix() + t }}
-	for _, b := range meta.Brokers {
+	for _, b := range l.brokers {
 		if err := c.addLogDirs(ctx, use, int32(b.ID)); err != nil {
 			return nil, fmt.Errorf("reading the log directories of broker %d: %w", b.ID, err)
 		}
@@ -72,8 +72,8 @@ func (c *Client) addLogDirs(ctx context.Context, use *DiskUse, broker int32) err
 	if !ok {
 		return fmt.Errorf("answer of type %T", m)
 	}
-	if res.ErrorCode != 0 {
-		return kafka.Error(res.ErrorCode)
+	if code := kafka.Error(res.ErrorCode); code != 0 {
+		return fmt.Errorf("%w%s", code, c.grant(code, nil))
 	}
 	for _, r := range res.Results {
 		dir := LogDir{Broker: broker, Path: r.LogDir, Total: r.TotalBytes, Usable: r.UsableBytes}

@@ -276,7 +276,7 @@ func dialing(t *testing.T, cfg Config, dial func(context.Context, string, string
 	c := connect(t, cfg)
 	c.transport.CloseIdleConnections()
 	c.transport.Dial = dial
-	if _, err := c.metadata(t.Context()); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := c.picture(t.Context()); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	return c

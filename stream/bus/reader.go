@@ -91,7 +91,11 @@ func (c *Client) NewReader(ctx context.Context, cfg ReaderConfig, env component.
 
 // openReader is NewReader with the bounds taken by that method.
 func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component.Env, take func(context.Context, string, []int32) ([]Bounds, error)) (*Reader, error) {
-	if n := c.Partitions(cfg.Topic); cfg.Partition < 0 || cfg.Partition >= n {
+	n := c.Partitions(cfg.Topic)
+	if n == 0 {
+		return nil, component.Fatal(fmt.Errorf("reading %s/%d: %w", cfg.Topic, cfg.Partition, c.unknown(cfg.Topic)))
+	}
+	if cfg.Partition < 0 || cfg.Partition >= n {
 		return nil, component.Fatal(fmt.Errorf("reading %s/%d: the topic has %d partitions", cfg.Topic, cfg.Partition, n))
 	}
 	all, err := take(ctx, cfg.Topic, []int32{cfg.Partition})

@@ -39,6 +39,9 @@ func (c *Client) RepairTopics(ctx context.Context, apply bool) (changes []TopicC
 		if err != nil {
 			return changes, nil, fmt.Errorf("repairing topics: %w", err)
 		}
+		if err := c.allTold(ctx, states); err != nil {
+			return changes, nil, fmt.Errorf("repairing topics: %w", err)
+		}
 		due, rest := mendable(states)
 		left = rest
 		if len(due) == 0 {
@@ -53,6 +56,18 @@ func (c *Client) RepairTopics(ctx context.Context, apply bool) (changes []TopicC
 		}
 	}
 	return changes, left, nil
+}
+
+// allTold returns the refusal of the topics that the brokers refuse to tell of.
+func (c *Client) allTold(ctx context.Context, states []TopicState) error {
+	if !slices.ContainsFunc(states, func(s TopicState) bool { return s.Refused != "" }) {
+		return nil
+	}
+	l, err := c.layout(ctx, c.named())
+	if err != nil {
+		return err
+	}
+	return c.refusal(l, c.named())
 }
 
 func asChanges(due []WrongSetting) (changes []TopicChange) {
@@ -168,12 +183,19 @@ func (c *Client) addReplicas(ctx context.Context, due []WrongSetting) error {
 	if len(due) == 0 {
 		return nil
 	}
-	meta, err := c.metadata(ctx)
+	names := make([]string, len(due))
+	for i, w := range due {
+		names[i] = w.Topic
+	}
+	l, err := c.settled(ctx, names)
+	if err == nil {
+		err = c.refusal(l, names)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("adding replicas: %w", err)
 	}
 	var brokers []int
-	for _, b := range meta.Brokers {
+	for _, b := range l.brokers {
 		brokers = append(brokers, b.ID)
 	}
 	slices.Sort(brokers)
@@ -183,9 +205,9 @@ func (c *Client) addReplicas(ctx context.Context, due []WrongSetting) error {
 		if err != nil || want > len(brokers) {
 			return fmt.Errorf("giving %s %s replicas: there are %d brokers: start more, or lower kafka.replication", w.Topic, w.Mend, len(brokers))
 		}
-		t, ok := topicIn(meta, w.Topic)
+		t, ok := l.found(w.Topic)
 		if !ok {
-			return fmt.Errorf("giving %s %d replicas: it is gone", w.Topic, want)
+			return fmt.Errorf("giving %s %d replicas: somebody deleted it meanwhile", w.Topic, want)
 		}
 		for _, p := range t.Partitions {
 			var ids []int

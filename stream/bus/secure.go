@@ -83,7 +83,7 @@ func (c *Client) secure(ctx context.Context, conn net.Conn, addr string) (net.Co
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-func askVersions(conn net.Conn) (*apiversions.Response, error) {
+func askVersions(conn io.ReadWriter) (*apiversions.Response, error) {
 	m, err := protocol.RoundTrip(conn, 0, 0, clientID, &apiversions.Request{})
 	if err != nil {
 		return nil, err

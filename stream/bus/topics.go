@@ -16,9 +16,12 @@ import (
 
 // TopicState is what a topic is like on the cluster, and what is wrong with it.
 type TopicState struct {
-	Topic      string            `json:"topic"`   // as event.Topics names it
-	Name       string            `json:"name"`    // as the brokers name it, with the session's prefix
-	Missing    bool              `json:"missing"` // it does not exist; the rest is empty
+	Topic   string `json:"topic"`   // as event.Topics names it
+	Name    string `json:"name"`    // as the brokers name it, with the session's prefix
+	Missing bool   `json:"missing"` // it does not exist; the rest is empty
+	// Refused is why the brokers do not tell whether it exists, with what to do; the
+	// rest is empty.
+	Refused    string            `json:"refused,omitempty"`
 	Partitions int               `json:"partitions"`
 	Replicas   int               `json:"replicas"` // of the partition with the fewest
 	InSync     int               `json:"in_sync"`  // of the partition with the fewest
@@ -33,6 +36,9 @@ type TopicState struct {
 	Bytes int64          `json:"bytes"`
 	Wrong []WrongSetting `json:"wrong"`
 }
+
+// Known reports whether the brokers told what the topic is like.
+func (s *TopicState) Known() bool { return !s.Missing && s.Refused == "" }
 
 // WrongSetting is one thing about a topic that is not as it must be.
 type WrongSetting struct {
@@ -135,7 +141,7 @@ func (c *Client) DescribeTopics(ctx context.Context) ([]TopicState, error) {
 	use, useErr := c.DiskUse(ctx)
 	for i := range states {
 		s := &states[i]
-		if s.Missing {
+		if !s.Known() {
 			continue
 		}
 		if useErr == nil {
@@ -167,20 +173,27 @@ func (c *Client) countRecords(ctx context.Context, s *TopicState) (n int64) {
 }
 
 // AttachTopics makes the topics known as they are, for tools that look: nothing
-// is created or checked, and a topic that is missing has no partitions.
+// is created or checked, and a topic that is missing has no partitions. One that
+// this user may not see is an error where it is used.
 func (c *Client) AttachTopics(ctx context.Context) error {
 	c.refresh(ctx)
-	meta, err := c.metadata(ctx)
+	l, err := c.settled(ctx, c.named())
 	if err != nil {
 		return fmt.Errorf("looking for the topics: %w", err)
 	}
 	found := make(map[string]int32)
+	closed := make(map[string]error)
 	for _, spec := range event.Topics {
-		if t, ok := topicIn(meta, c.prefix()+spec.Name); ok {
+		name := c.prefix() + spec.Name
+		switch t := l.topic(name); t.presence() {
+		case present:
 			found[spec.Name] = int32(len(t.Partitions))
+		case refused:
+			closed[spec.Name] = c.refusal(l, []string{name})
 		}
 	}
 	c.setPartitions(found)
+	c.setClosed(closed)
 	if found[event.TopicMeta] == 0 {
 		return nil
 	}
@@ -192,17 +205,9 @@ func (c *Client) AttachTopics(ctx context.Context) error {
 	return nil
 }
 
-func topicIn(meta *kafka.MetadataResponse, name string) (kafka.Topic, bool) {
-	i := slices.IndexFunc(meta.Topics, func(t kafka.Topic) bool { return t.Name == name && t.Error == nil })
-	if i < 0 {
-		return kafka.Topic{}, false
-	}
-	return meta.Topics[i], true
-}
-
 // topicStates reads the layout and the settings of all topics and judges them.
 func (c *Client) topicStates(ctx context.Context) ([]TopicState, error) {
-	meta, err := c.metadata(ctx)
+	l, err := c.settled(ctx, c.named())
 	if err != nil {
 		return nil, err
 	}
@@ -211,8 +216,13 @@ func (c *Client) topicStates(ctx context.Context) ([]TopicState, error) {
 	for i, spec := range event.Topics {
 		s := &states[i]
 		*s = TopicState{Topic: spec.Name, Name: c.prefix() + spec.Name, Records: -1, Bytes: -1, Wrong: []WrongSetting{}}
-		t, ok := topicIn(meta, s.Name)
-		if s.Missing = !ok; s.Missing {
+		t := l.topic(s.Name)
+		switch t.presence() {
+		case absent:
+			s.Missing = true
+			continue
+		case refused:
+			s.Refused = fmt.Sprintf("%s%s", t.Error, c.grant(t.Error, []string{s.Name}))
 			continue
 		}
 		s.Partitions = len(t.Partitions)
@@ -225,14 +235,14 @@ func (c *Client) topicStates(ctx context.Context) ([]TopicState, error) {
 			}
 		}
 		names = append(names, s.Name)
-		c.judgeLayout(s, spec, t, len(meta.Brokers))
+		c.judgeLayout(s, spec, t.Topic, len(l.brokers))
 	}
 	settings, err := c.describeSettings(ctx, names)
 	if err != nil {
 		return nil, err
 	}
 	for i, spec := range event.Topics {
-		if s := &states[i]; !s.Missing {
+		if s := &states[i]; s.Known() {
 			c.judgeSettings(s, spec, settings[s.Name])
 		}
 	}
@@ -387,10 +397,7 @@ func (c *Client) tryDescribe(ctx context.Context, req *kafka.DescribeConfigsRequ
 // verdict turns what is wrong with the topics into an error; what does no harm
 // or could not be read is logged.
 func (c *Client) verdict(states []TopicState) error {
-	e := &TopicsError{broker: c.cfg.Brokers[0], session: c.cfg.Session}
-	if c.tls != nil || c.sasl != nil {
-		e.secured = " --command-config client.properties"
-	}
+	e := &TopicsError{broker: c.cfg.Brokers[0], session: c.cfg.Session, secured: c.commandConfig()}
 	var unread []string
 	for _, s := range states {
 		if s.Unread != "" {
@@ -432,5 +439,5 @@ func (c *Client) settle(ctx context.Context) ([]TopicState, error) {
 
 // bad reports whether something about the topic must be mended.
 func (s TopicState) bad() bool {
-	return s.Missing || slices.ContainsFunc(s.Wrong, func(w WrongSetting) bool { return !w.Warning })
+	return !s.Known() || slices.ContainsFunc(s.Wrong, func(w WrongSetting) bool { return !w.Warning })
 }

@@ -35,7 +35,7 @@ does not start before.`,
   autohedge topics repair --config autohedge.yaml
   autohedge topics --session r1`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.kafkaClient(cmd.Context(), session)
+			client, err := t.connectKafka(cmd.Context(), session)
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func (t *tool) printTopics(states []bus.TopicState) error {
 	mends, unread := false, false
 	for _, s := range states {
 		replicas := fmt.Sprintf("%d/%d", s.InSync, s.Replicas)
-		if s.Missing {
+		if !s.Known() {
 			replicas = "-"
 		}
 		rows = append(rows, []string{
@@ -96,6 +96,11 @@ func (t *tool) printTopics(states []bus.TopicState) error {
 	}
 	if len(wrong) > 0 {
 		fmt.Fprintln(t.out)
+	}
+	for _, s := range states {
+		if s.Refused != "" {
+			fmt.Fprintf(t.out, "\n%s: the brokers refuse to tell of it, also whether it exists: %s\n", s.Name, s.Refused)
+		}
 	}
 	for _, w := range wrong {
 		fmt.Fprintln(t.out, w)
@@ -136,7 +141,9 @@ func topicStatus(s bus.TopicState) string {
 	}
 	switch {
 	case s.Missing:
-		return "missing: the engine creates it"
+		return "missing"
+	case s.Refused != "":
+		return "refused"
 	case errs > 0:
 		return fmt.Sprintf("%d wrong", errs)
 	case warnings > 0 && s.InSync < s.Replicas:
@@ -199,7 +206,7 @@ nothing.`,
 		Example: `  autohedge topics repair --config autohedge.yaml          what would change
   autohedge topics repair --config autohedge.yaml --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.kafkaClient(cmd.Context(), *session)
+			client, err := t.connectKafka(cmd.Context(), *session)
 			if err != nil {
 				return err
 			}
