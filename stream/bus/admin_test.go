@@ -81,7 +81,7 @@ func TestIncarnationsAreTheSameForEverybody(t *testing.T) {
 	// one who looked before the first wrote must not win by it.
 	late := connect(t, testConfig(b.Addr()))
 	for _, topic := range []string{event.TopicOrders, event.TopicMeta} {
-		if err := late.writeIncarnations(t.Context(), []*event.Incarnation{{Topic: topic, ID: newID(), Partitions: 1}}); err != nil {
+		if err := late.writeIncarnations(t.Context(), "", []*event.Incarnation{{Topic: topic, ID: newID(), Partitions: 1}}); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(ids[0], connect(t, testConfig(b.Addr())).ids()); diff != "" {
@@ -175,7 +175,7 @@ func (b *broker) compactMeta(t *testing.T) {
 	other := newID()
 	add := func() {
 		record := &event.Incarnation{Topic: "other", ID: other}
-		if err := c.writeIncarnations(t.Context(), []*event.Incarnation{record}); err != nil {
+		if err := c.writeIncarnations(t.Context(), "", []*event.Incarnation{record}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -48,8 +48,8 @@ type Assignment struct {
 }
 
 // Seek sets where Next begins: an offset, FromStart or FromEnd. It must be
-// called before Next. Without it, Next begins at the committed offset, or at the
-// start where there is none.
+// called before Next. Without it, Next begins at the committed offset, or where
+// there is none at the start: of the topic's life, where it was adopted.
 func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	a.mu.Lock()
 	used, lost := a.reader != nil, a.lost
@@ -85,6 +85,9 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 		from := a.Committed
 		if from < 0 {
 			from = FromStart
+			if begins, known := a.consumer.client.Begins(a.Topic, a.Partition); known && begins > a.Start {
+				from = begins
+			}
 		}
 		if err := a.Seek(ctx, from); err != nil {
 			return nil, err

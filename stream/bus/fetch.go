@@ -94,6 +94,14 @@ func (f *fetcher) run(ctx context.Context) {
 			if failures > 20 {
 				f.env.Log.Info("fetch works again", "topic", f.topic, "partition", f.partition)
 			}
+			if !unknownSince.IsZero() {
+				// The topic was gone for a while: this may be another one.
+				if f.err = f.client.sameTopic(ctx, f.topic); f.err != nil {
+					f.client.metrics.errors.WithLabelValues("reader").Inc()
+					c.release()
+					return
+				}
+			}
 			failures, misfits, unknownSince = 0, 0, time.Time{}
 			if c.buf == nil {
 				continue // nothing new
@@ -109,7 +117,13 @@ func (f *fetcher) run(ctx context.Context) {
 		case errors.As(err, &bad):
 			f.corrupt.Inc()
 			f.client.metrics.errors.WithLabelValues("reader").Inc()
-			if misfits++; misfits >= corruptTries && f.passDamaged {
+			misfits++
+			if misfits >= corruptTries {
+				if f.err = f.client.sameTopic(ctx, f.topic); f.err != nil {
+					return
+				}
+			}
+			if misfits >= corruptTries && f.passDamaged {
 				f.env.Log.Warn("passing over damaged bytes", "topic", f.topic, "partition", f.partition, "offset", f.next, "error", bad.err)
 				// Where they end is not known, as their head cannot be believed: the
 				// next offset lies in them or behind.
@@ -213,7 +227,13 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 		if err != nil {
 			return err
 		}
-		switch b := all[0]; {
+		b := all[0]
+		if f.next < b.Start || f.next > b.End {
+			if err := f.client.sameTopic(ctx, f.topic); err != nil {
+				return err
+			}
+		}
+		switch {
 		case f.next < b.Start && f.compacted:
 			f.next, f.aligned = b.Start, false
 		case f.next < b.Start:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -16,6 +17,11 @@ import (
 // although it has a life is refused. Since compaction keeps only the last record
 // of a key, the key is topic and id: no life's record is removed because of
 // another's.
+//
+// A life knows the brokers' own id of its topic, so that one that was deleted and
+// created anew by others is seen however much was written to it since. Lives of
+// earlier versions get it in a second record, under a key of its own, since the
+// order of the first ones counts.
 
 // metaView is what meta says.
 type metaView struct {
@@ -69,27 +75,77 @@ func (c *Client) setView(m *metaView) {
 }
 
 // ensureIncarnations gives every topic a life that has none, and returns what
-// meta says then.
+// meta says then. A topic that is not the one that has its life, by the brokers'
+// ids of them, is refused.
 func (c *Client) ensureIncarnations(ctx context.Context) (*metaView, error) {
+	recreated := 0
 	for range 10 {
 		view, err := c.readMeta(ctx)
 		if err != nil {
 			return nil, err
 		}
-		var records []*event.Incarnation
+		l, err := c.settled(ctx, c.named())
+		if err != nil {
+			return nil, err
+		}
+		var lives, known []*event.Incarnation
+		var faults LogErrors
 		for _, spec := range event.Topics {
-			if view.lives[spec.Name] == nil {
-				records = append(records, &event.Incarnation{Topic: spec.Name, ID: newID(), Partitions: uint32(c.Partitions(spec.Name))})
+			life, id := view.lives[spec.Name], l.topic(c.prefix()+spec.Name).id
+			switch {
+			case life == nil:
+				lives = append(lives, &event.Incarnation{Topic: spec.Name, ID: newID(), Partitions: uint32(c.Partitions(spec.Name)), TopicID: id})
+			case life.TopicID.IsZero() && !id.IsZero():
+				same := *life
+				same.TopicID = id
+				known = append(known, &same)
+			case life.TopicID != id && !id.IsZero():
+				faults = append(faults, &LogError{
+					Fault: Recreated, Topic: spec.Name, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: id,
+				})
 			}
 		}
-		if len(records) == 0 {
+		if len(faults) > 0 {
+			// The broker that was asked may not have heard of the last change yet.
+			if recreated++; recreated < 4 {
+				if err := sleep(ctx, backoff(recreated+3)); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			for _, f := range faults {
+				f.Bounds, _ = c.Offsets(ctx, f.Topic) // for people; unread where they cannot be told
+			}
+			return nil, component.Fatal(faults)
+		}
+		if len(lives)+len(known) == 0 {
 			return view, nil
 		}
-		if err := c.writeIncarnations(ctx, records); err != nil {
+		if err := errors.Join(c.writeIncarnations(ctx, "", lives), c.writeIncarnations(ctx, "|topic", known)); err != nil {
 			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("topic %s is being written by others without end", event.TopicMeta)
+}
+
+// sameTopic returns a Recreated LogError when the topic is not the one that had
+// its life when EnsureTopics ran; nil also where that cannot be told.
+func (c *Client) sameTopic(ctx context.Context, topic string) error {
+	m := c.view()
+	if m == nil || m.lives[topic] == nil || m.lives[topic].TopicID.IsZero() {
+		return nil
+	}
+	l, err := c.layout(ctx, []string{c.prefix() + topic})
+	if err != nil {
+		return nil
+	}
+	life := m.lives[topic]
+	if t, ok := l.found(c.prefix() + topic); ok && !t.id.IsZero() && t.id != life.TopicID {
+		f := &LogError{Fault: Recreated, Topic: topic, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: t.id}
+		f.Bounds, _ = c.Offsets(ctx, topic)
+		return component.Fatal(f)
+	}
+	return nil
 }
 
 // readMeta reads meta whole.
@@ -120,19 +176,24 @@ func (c *Client) readMeta(ctx context.Context) (*metaView, error) {
 		return nil, err
 	}
 	for _, m := range records {
-		if v.lives[m.Topic] == nil && !v.ended[m.ID] {
+		switch life := v.lives[m.Topic]; {
+		case v.ended[m.ID]:
+		case life == nil:
 			v.lives[m.Topic] = m
+		case life.ID == m.ID && life.TopicID.IsZero():
+			life.TopicID = m.TopicID
 		}
 	}
 	return v, nil
 }
 
-// writeIncarnations appends lives to meta; one without partitions ends its life.
-func (c *Client) writeIncarnations(ctx context.Context, records []*event.Incarnation) error {
+// writeIncarnations appends lives to meta, each under a key that ends in suffix; one
+// without partitions ends its life.
+func (c *Client) writeIncarnations(ctx context.Context, suffix string, records []*event.Incarnation) error {
 	return c.writeMeta(ctx, len(records), func(i int) (string, event.Message) {
 		r := *records[i]
 		r.Time = c.env.Clock.Now().UnixNano()
-		return r.Topic + "|" + r.ID.String(), &r
+		return r.Topic + "|" + r.ID.String() + suffix, &r
 	})
 }
 

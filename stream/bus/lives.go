@@ -87,6 +87,10 @@ func (c *Client) beginLives(ctx context.Context, topics []string, discard bool, 
 	if err != nil {
 		return nil, err
 	}
+	l, err := c.settled(ctx, c.named())
+	if err != nil {
+		return nil, err
+	}
 	all := make([]NewLife, 0, len(topics))
 	var records []*event.Incarnation
 	for _, topic := range topics {
@@ -95,7 +99,7 @@ func (c *Client) beginLives(ctx context.Context, topics []string, discard bool, 
 			return nil, err
 		}
 		n := NewLife{Topic: topic, Incarnation: newID(), Created: !exists[topic], Groups: []GroupOffset{}}
-		life := &event.Incarnation{Topic: topic, ID: n.Incarnation, Partitions: uint32(len(bounds)), Who: who, Why: why}
+		life := &event.Incarnation{Topic: topic, ID: n.Incarnation, Partitions: uint32(len(bounds)), Who: who, Why: why, TopicID: l.topic(c.prefix() + topic).id}
 		for p, b := range bounds {
 			begin := b.End
 			if discard {
@@ -113,7 +117,7 @@ func (c *Client) beginLives(ctx context.Context, topics []string, discard bool, 
 	}
 	// First the lives: should this end in between, the groups' offsets are refused
 	// as before, and the same command goes on.
-	if err := c.writeIncarnations(ctx, records); err != nil {
+	if err := c.writeIncarnations(ctx, "", records); err != nil {
 		return nil, fmt.Errorf("writing the new lives: %w", err)
 	}
 	for i := range all {

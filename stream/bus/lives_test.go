@@ -322,3 +322,158 @@ func TestTrimLeavesTheCopyWindow(t *testing.T) {
 		t.Errorf("the reader at %d has %s", n, fmt.Sprint(len(records), err))
 	}
 }
+
+// A topic that was deleted and created anew by others is refused at the next start,
+// also when it holds more by now than what is stored of it, and whatever starts the
+// broker anew in between is no recreation.
+func TestRecreatedTopicIsRefusedUntilAdoptedOrDiscarded(t *testing.T) {
+	for _, discard := range []bool{false, true} {
+		t.Run(map[bool]string{false: "adopt", true: "discard"}[discard], func(t *testing.T) {
+			b := startBroker(t)
+			c := connect(t, testConfig(b.Addr()))
+			former := c.ids()
+			produce(t, newProducer(t, c, ProducerConfig{Name: "test", Blocking: true}), event.TopicMarket, 0, 40)
+			if seen, err := drained(t, c, "test", event.TopicMarket); err != nil || seen.count() != 40 {
+				t.Fatalf("handled %d, %v", seen.count(), err)
+			}
+			stored := c.view().lives[event.TopicMarket].TopicID
+			if stored.IsZero() {
+				t.Fatal("the life does not know the brokers' id of its topic")
+			}
+			settings := make(map[string]string)
+			for _, s := range c.settings(event.Topics[0], 1) {
+				if s.given {
+					settings[s.name] = s.value
+				}
+			}
+			b.admin.DeleteTopics(t, event.TopicMarket)
+			b.admin.CreateTopic(t, event.TopicMarket, 4, settings)
+			foreign := newProducer(t, c, ProducerConfig{Name: "foreign", Blocking: true})
+			produce(t, foreign, event.TopicMarket, 1000, 400) // a hundred a partition, where ten were read
+			late, err := reopen(t, b.Addr())
+			f := fault(t, err, Recreated, "reading md: incarnation "+former["md"].String()+" is that of the brokers' topic "+stored.String(),
+				"0: 0 to 100, 1: 0 to 100, 2: 0 to 100, 3: 0 to 100", "`autohedge topics adopt md --why \"...\"`", "`autohedge topics discard md --why \"...\"`")
+			if f.TopicID.IsZero() || f.TopicID == stored || !strings.Contains(err.Error(), f.TopicID.String()) {
+				t.Errorf("the error names topic %s: %v", f.TopicID, err)
+			}
+			t.Logf("%v", err)
+			begin, want := late.AdoptTopics, 8
+			if discard {
+				begin, want = late.DiscardTopics, 408
+			}
+			if _, err := begin(t.Context(), []string{event.TopicMarket}, "me", "it was made anew"); err != nil {
+				t.Fatal(err)
+			}
+			again := connect(t, testConfig(b.Addr()))
+			if got := again.view().lives["md"]; got.TopicID != f.TopicID || got.ID == former["md"] {
+				t.Errorf("the new life is %+v", got)
+			}
+			produce(t, foreign, event.TopicMarket, 2000, 8)
+			seen, err := drained(t, again, "test", event.TopicMarket)
+			if !discard && seen.count() > 8 {
+				want = 408 - 40 // a broker that kept where the group stood: it goes on there
+			}
+			if err != nil || seen.count() != want {
+				t.Errorf("the group handled %d records, want %d; %v", seen.count(), want, err)
+			}
+		})
+	}
+}
+
+// A broker that is started anew, in good order or after a kill, has the same
+// topics.
+func TestRestartedBrokerHasTheSameTopics(t *testing.T) {
+	b := startBrokerProcess(t)
+	c := connect(t, testConfig(b.addr))
+	before := *c.view()
+	for range 2 {
+		b.kill()
+		b.start()
+		again := connect(t, testConfig(b.addr))
+		if diff := cmp.Diff(before.lives, again.view().lives); diff != "" {
+			t.Fatalf("(-before +after a kill):\n%s", diff)
+		}
+	}
+	if onApache() {
+		return
+	}
+	dir := t.TempDir()
+	var last map[string]*event.Incarnation
+	for i := range 3 { // closed in good order
+		k, err := startEmbedded(t.Context(), EmbeddedConfig{Dir: dir}, component.Discard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := connect(t, testConfig(k.Addr()))
+		if diff := cmp.Diff(last, c.view().lives); i > 0 && diff != "" {
+			t.Fatalf("(-before +after a restart):\n%s", diff)
+		}
+		last = c.view().lives
+		if err := errors.Join(c.Close(), k.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A life that an earlier version wrote has no id of the brokers: it gets one beside
+// it, and stays the topic's life though a later one was written first.
+func TestLifeOfAnEarlierVersionGetsItsTopicsID(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, testConfig(b.Addr()))
+	b.admin.DeleteTopics(t, event.TopicMeta)
+	b.admin.CreateTopic(t, event.TopicMeta, 1, compactible)
+	old := make([]*event.Incarnation, 0, 2*len(event.Topics))
+	for range 2 { // two looked at once: the first counts
+		for _, spec := range event.Topics {
+			old = append(old, &event.Incarnation{Topic: spec.Name, ID: newID(), Partitions: uint32(c.Partitions(spec.Name))})
+		}
+	}
+	if err := c.writeIncarnations(t.Context(), "", old); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(b.Addr())
+	for range 2 {
+		again := connect(t, cfg)
+		l, err := again.layout(t.Context(), again.named())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, spec := range event.Topics {
+			life := again.view().lives[spec.Name]
+			if life.ID != old[i].ID || life.TopicID.IsZero() || life.TopicID != l.topic(spec.Name).id {
+				t.Errorf("%s: life %+v, want %s with the id of topic %s", spec.Name, life, old[i].ID, l.topic(spec.Name).id)
+			}
+		}
+	}
+}
+
+// A reader whose topic is deleted and created anew while it reads does not go on in
+// the new one.
+func TestReaderStopsAtARecreatedTopic(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicDecisions, 0, 40)
+	r, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicDecisions, Partition: 0, Offset: FromStart}, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for r.Position() < 10 {
+		if _, err := r.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := r.fetch.retries
+	b.admin.DeleteTopics(t, event.TopicDecisions)
+	eventually(t, "the reader meets the deleted topic", 20*time.Second, func() bool { return total(t, before) > 0 })
+	b.admin.CreateTopic(t, event.TopicDecisions, 4, nil)
+	produce(t, newProducer(t, c, ProducerConfig{Name: "foreign", Blocking: true}), event.TopicDecisions, 1000, 400)
+	ctx, cancel := contextWithTimeout(t, 30*time.Second)
+	defer cancel()
+	records, err := r.Next(ctx)
+	if len(records) > 0 {
+		t.Fatalf("the reader went on with record %q at offset %d of another topic", records[0].Value, records[0].Offset)
+	}
+	fault(t, err, Recreated, "reading decisions: incarnation ", "topics adopt decisions")
+}

@@ -35,6 +35,11 @@ type LogError struct {
 	Stored, Start, End int64
 	// StoredIncarnation is zero where what is stored has none.
 	StoredIncarnation, Incarnation event.ID
+	// StoredTopicID and TopicID are the brokers' own ids of the topic that had the
+	// life StoredIncarnation and of the one that bears its name now, where these
+	// differ; Bounds are those of its partitions.
+	StoredTopicID, TopicID event.ID
+	Bounds                 []Bounds
 }
 
 func (e *LogError) place() string {
@@ -60,6 +65,18 @@ func (e *LogError) Error() string {
 			e.place(), what, e.Incarnation, e.Start, e.End, e.Stored-e.End, e.ways())
 	case Missing:
 		return fmt.Sprintf("reading %s: the topic is missing, but it has been there as incarnation %s; %s", e.place(), e.StoredIncarnation, e.ways())
+	}
+	if e.StoredTopicID != e.TopicID {
+		var holds []string
+		for p, b := range e.Bounds {
+			holds = append(holds, fmt.Sprintf("%d: %d to %d", p, b.Start, b.End))
+		}
+		now := ""
+		if len(holds) > 0 {
+			now = " (by partition, its logs go from " + strings.Join(holds, ", ") + ")"
+		}
+		return fmt.Sprintf("reading %s: incarnation %s is that of the brokers' topic %s, but the topic of this name is %s now%s: somebody deleted it and created it anew, or this is another Kafka; %s",
+			e.place(), e.StoredIncarnation, e.StoredTopicID, e.TopicID, now, e.ways())
 	}
 	return fmt.Sprintf("reading %s: %s of incarnation %s, but the topic is incarnation %s, begins at %d and ends at %d: it is another log; %s",
 		e.place(), what, e.StoredIncarnation, e.Incarnation, e.Start, e.End, e.ways())

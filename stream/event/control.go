@@ -42,6 +42,9 @@ type Incarnation struct {
 	Begins []PartitionOffset `json:"begins,omitempty"`
 	Who    string            `json:"who,omitempty"`
 	Why    string            `json:"why,omitempty"`
+	// TopicID is the brokers' own id of the topic that has this life; zero where
+	// they have none. A second record of a life may add it to the first.
+	TopicID ID `json:"topic_id,omitzero"`
 }
 
 // PartitionOffset is an offset in one partition.

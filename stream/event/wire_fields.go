@@ -329,6 +329,7 @@ func (i *Incarnation) fields(c *coder) {
 	})
 	c.string(6, &i.Who)
 	c.string(7, &i.Why)
+	c.id(8, &i.TopicID)
 }
 
 // EventType returns TypeSkip.
