@@ -19,6 +19,9 @@ type TopicState struct {
 	Topic   string `json:"topic"`   // as event.Topics names it
 	Name    string `json:"name"`    // as the brokers name it, with the session's prefix
 	Missing bool   `json:"missing"` // it does not exist; the rest is empty
+	// Deleted is set by who knows that it is missing and had a life: the engine
+	// refuses to start then, where it would create another missing topic.
+	Deleted bool `json:"deleted,omitempty"`
 	// Refused is why the brokers do not tell whether it exists, with what to do; the
 	// rest is empty.
 	Refused    string            `json:"refused,omitempty"`

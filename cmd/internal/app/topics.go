@@ -56,15 +56,32 @@ func (t *tool) showTopics(ctx context.Context, client *bus.Client) error {
 		return withCode(exitDown, err)
 	}
 	var bad []string
+	missing := false
 	for _, s := range states {
 		if topicStatus(s) != "good" {
 			bad = append(bad, s.Name)
+		}
+		missing = missing || s.Missing
+	}
+	if missing {
+		// Which of them had a life: without the right to read that, none is known.
+		if err := client.AttachTopics(ctx); err != nil {
+			fmt.Fprintf(t.err, "autohedge: which of the missing topics were deleted is not known: %v\n", err)
+		}
+	}
+	deleted := make(map[string]*bus.LogError)
+	for i := range states {
+		if s := &states[i]; s.Missing {
+			if id := client.Incarnation(s.Topic); !id.IsZero() {
+				deleted[s.Topic] = &bus.LogError{Fault: bus.Missing, Topic: s.Topic, Partition: -1, StoredIncarnation: id}
+				s.Deleted = true
+			}
 		}
 	}
 	if t.output == "json" {
 		err = t.json(states)
 	} else {
-		err = t.printTopics(states)
+		err = t.printTopics(states, deleted)
 	}
 	if err == nil && len(bad) > 0 {
 		err = withCode(exitFailed, errSaid)
@@ -73,7 +90,7 @@ func (t *tool) showTopics(ctx context.Context, client *bus.Client) error {
 	return err
 }
 
-func (t *tool) printTopics(states []bus.TopicState) error {
+func (t *tool) printTopics(states []bus.TopicState, deleted map[string]*bus.LogError) error {
 	var rows [][]string
 	var wrong []bus.WrongSetting
 	mends, unread := false, false
@@ -98,6 +115,9 @@ func (t *tool) printTopics(states []bus.TopicState) error {
 		fmt.Fprintln(t.out)
 	}
 	for _, s := range states {
+		if s.Deleted {
+			fmt.Fprintln(t.out, deleted[s.Topic])
+		}
 		if s.Refused != "" {
 			fmt.Fprintf(t.out, "\n%s: the brokers refuse to tell of it, also whether it exists: %s\n", s.Name, s.Refused)
 		}
@@ -140,8 +160,10 @@ func topicStatus(s bus.TopicState) string {
 		}
 	}
 	switch {
+	case s.Deleted:
+		return "deleted"
 	case s.Missing:
-		return "missing"
+		return "missing: the engine creates it"
 	case s.Refused != "":
 		return "refused"
 	case errs > 0:
