@@ -248,8 +248,12 @@ func (p *partition) add(b *batch, rec *bus.Record) error {
 	}
 	p.next++
 	b.next = p.next
-	if rec.SecondCopy {
+	switch {
+	case rec.SecondCopy:
 		b.copies++
+		return nil
+	case rec.Void:
+		b.control++
 		return nil
 	}
 	block, err := b.rows.Add(rec.Offset, rec.Key, rec.Value)

@@ -62,7 +62,7 @@ func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	}
 	k := a.consumer
 	// A broker that is away is waited for as long as the partition is owned.
-	cfg := ReaderConfig{Topic: a.Topic, Partition: a.Partition, Offset: offset, KeepCopies: k.cfg.KeepCopies}
+	cfg := ReaderConfig{Topic: a.Topic, Partition: a.Partition, Offset: offset, KeepCopies: k.cfg.KeepCopies, room: k.room}
 	r, err := k.client.openReader(ctx, cfg, k.env, k.client.awaitBounds)
 	if err != nil {
 		return forGroup(err, k.cfg.Role)

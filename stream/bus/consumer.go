@@ -47,6 +47,9 @@ type ConsumerConfig struct {
 	// Stall is how long a partition may make no progress although it has records
 	// left, before that is fatal; 0 is a minute. See Assignment.Waiting.
 	Stall time.Duration
+	// PrefetchBytes is how much all partitions together may hold of what was read
+	// ahead, whatever their number; 0 is 64 MiB. See prefetch for what is passed.
+	PrefetchBytes int64
 }
 
 // Consumer is a member of a group. It hands each partition it owns to a handler
@@ -56,6 +59,8 @@ type Consumer struct {
 	cfg    ConsumerConfig
 	env    component.Env
 	group  string
+
+	room *prefetch // of all its partitions
 
 	commits, generations prometheus.Counter
 
@@ -77,9 +82,12 @@ func (c *Client) NewConsumer(cfg ConsumerConfig, env component.Env) *Consumer {
 	if cfg.Stall <= 0 {
 		cfg.Stall = defaultStall
 	}
+	if cfg.PrefetchBytes <= 0 {
+		cfg.PrefetchBytes = defaultPrefetch
+	}
 	group := c.Group(cfg.Role)
 	return &Consumer{
-		client: c, cfg: cfg, env: env, group: group,
+		client: c, cfg: cfg, env: env, group: group, room: newPrefetch(cfg.PrefetchBytes, c.metrics.prefetchBytes.WithLabelValues(group)),
 		commits: c.metrics.commits.WithLabelValues(group), generations: c.metrics.rebalances.WithLabelValues(group),
 		ready: make(chan struct{}), active: make(map[*Assignment]struct{}), changed: make(chan struct{}),
 	}

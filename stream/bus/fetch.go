@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,8 +15,7 @@ import (
 )
 
 const (
-	// fetchBytes is what one fetch asks for; a reader holds at most four of
-	// these: one in hand, two waiting, one arriving.
+	// fetchBytes is what one fetch asks for at most, see prefetch.ask.
 	fetchBytes = 1 << 20
 	// fetchWait is how long a broker holds an empty answer back: an idle reader
 	// costs four requests a second and adds no delay.
@@ -23,26 +23,31 @@ const (
 	// corruptTries is how often bytes that do not fit are fetched again before
 	// the log itself, and not the way here, is held to be at fault.
 	corruptTries = 3
+	// heldBackAfter is how long another program's transaction may hold a reader back
+	// before that is logged, and heldBackEvery how often it is from then on.
+	heldBackAfter = 5 * time.Second
+	heldBackEvery = time.Minute
 )
 
 // chunk is the records of one fetch, checked; without any it says up to where
 // there are none that can be read.
 type chunk struct {
-	buf    *[]byte
+	answer *fetchAnswer
+	size   int // of the records that count
 	passed int64
 }
 
 func (c *chunk) data() []byte {
-	if c.buf == nil {
+	if c.answer == nil {
 		return nil
 	}
-	return *c.buf
+	return (*c.answer.buf)[:c.size]
 }
 
 func (c *chunk) release() {
-	if c.buf != nil {
-		fetchBuffers.Put(c.buf)
-		c.buf = nil
+	if c.answer != nil {
+		c.answer.release()
+		c.answer = nil
 	}
 }
 
@@ -54,26 +59,38 @@ type fetcher struct {
 	name      string // as the broker knows it
 	partition int32
 	compacted bool
+	room      *prefetch
 	chunks    chan chunk
 	err       error // why chunks was closed; set before
 
 	bytes, retries, corrupt prometheus.Counter
 
 	next int64 // offset to ask for
+	// more says that there were records at the last offset asked for, so that room is
+	// taken before the next fetch. One that waits at the log's end holds nothing.
+	more bool
 	// aligned says that everything before next was seen to the end of a batch,
 	// so that the next batch must begin there.
 	aligned bool
 	// passDamaged says that a batch which is damaged in the log is passed over.
 	passDamaged bool
+
+	// openAt is the offset at which a transaction began that has not ended and holds
+	// the reader back, noOffset where none does; since and logged are when that was
+	// seen first and logged last.
+	openAt        atomic.Int64
+	since, logged time.Time
 }
 
-func newFetcher(c *Client, topic string, partition int32, from int64, compacted bool, env component.Env) *fetcher {
+func newFetcher(c *Client, topic string, partition int32, from int64, compacted bool, room *prefetch, env component.Env) *fetcher {
 	m := c.metrics
-	return &fetcher{
+	f := &fetcher{
 		client: c, env: env, topic: topic, name: c.prefix() + topic, partition: partition, compacted: compacted,
-		chunks: make(chan chunk, 2), next: from,
+		room: room, chunks: make(chan chunk, prefetchDepth-2), next: from, more: true,
 		bytes: m.fetchedBytes.WithLabelValues(topic), retries: m.fetchRetries.WithLabelValues(topic), corrupt: m.corrupt.WithLabelValues(topic),
 	}
+	f.openAt.Store(noOffset)
+	return f
 }
 
 // run fetches until ctx ends or the log cannot be read on. A broker that is away
@@ -103,7 +120,7 @@ func (f *fetcher) run(ctx context.Context) {
 				}
 			}
 			failures, misfits, unknownSince = 0, 0, time.Time{}
-			if c.buf == nil {
+			if c.answer == nil {
 				continue // nothing new
 			}
 			select {
@@ -174,48 +191,78 @@ type misfit struct{ err error }
 
 func (m *misfit) Error() string { return m.err.Error() }
 
-// once does one fetch and checks what came; a chunk without a buffer is an empty
-// answer.
+// once does one fetch and checks what came; a chunk without an answer is an empty
+// one. Only what is committed is read: the broker gives nothing from the first open
+// transaction on, and says which of the others were aborted.
 func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	res, err := f.client.transport.RoundTrip(call, f.client.kafka.Addr, &fetch.Request{
-		ReplicaID: -1, MaxWaitTime: int32(fetchWait.Milliseconds()), MinBytes: 1, MaxBytes: 4 * fetchBytes, SessionEpoch: -1,
+	ask := f.room.ask()
+	call := &fetchCall{room: f.room, Request: fetch.Request{
+		ReplicaID: -1, MaxWaitTime: int32(fetchWait.Milliseconds()), MinBytes: 1, MaxBytes: ask, SessionEpoch: -1, IsolationLevel: int8(kafka.ReadCommitted),
 		Topics: []fetch.RequestTopic{{Topic: f.name, Partitions: []fetch.RequestPartition{{
-			Partition: f.partition, CurrentLeaderEpoch: -1, FetchOffset: f.next, LogStartOffset: -1, PartitionMaxBytes: fetchBytes,
+			Partition: f.partition, CurrentLeaderEpoch: -1, FetchOffset: f.next, LogStartOffset: -1, PartitionMaxBytes: ask,
 		}}}},
-	})
+	}}
+	if f.more {
+		call.held = bufferSize(int64(ask) + answerHead)
+		if err := f.room.take(ctx, call.held); err != nil {
+			return c, err
+		}
+	}
+	answer, err := f.client.fetch(ctx, call)
 	if err != nil {
 		return c, err
 	}
-	answer, ok := res.(*fetchResponse)
-	if !ok {
-		return c, fmt.Errorf("fetch answer is a %T", res)
+	if answer.code != 0 {
+		answer.release()
+		return c, f.answerError(ctx, answer.code)
 	}
-	if answer.ErrorCode != 0 {
-		return c, f.answerError(ctx, kafka.Error(answer.ErrorCode))
-	}
-	part, err := answer.of(f.name, f.partition)
-	if err != nil {
+	if err := answer.of(f.name, f.partition); err != nil {
+		answer.release()
 		return c, err
 	}
-	c = chunk{buf: part.Records.buf}
-	if part.ErrorCode != 0 {
-		c.release()
-		return c, f.answerError(ctx, kafka.Error(part.ErrorCode))
+	if answer.partitionCode != 0 {
+		answer.release()
+		return c, f.answerError(ctx, answer.partitionCode)
 	}
-	if c.buf == nil {
+	f.heldBack(answer)
+	f.more = answer.buf != nil
+	if answer.buf == nil {
 		return c, nil
 	}
-	used, next, err := f.check(*c.buf)
+	used, next, err := f.check(*answer.buf)
 	if err != nil || used == 0 {
-		c.release()
+		answer.release()
 		return c, err
 	}
-	*c.buf = (*c.buf)[:used]
 	f.next, f.aligned = next, true
 	f.bytes.Add(float64(used))
-	return c, nil
+	return chunk{answer: answer, size: used}, nil
+}
+
+// heldBack notes whether there is more in the log that may not be read yet, as a
+// transaction is open. None of ours uses any: what another program leaves open is
+// logged, for as long as it lasts.
+func (f *fetcher) heldBack(a *fetchAnswer) {
+	if a.buf != nil || a.stable < 0 || a.stable > f.next || a.highWatermark <= f.next {
+		f.openAt.Store(noOffset)
+		f.since = time.Time{}
+		return
+	}
+	now := time.Now()
+	if f.openAt.Swap(a.stable); f.since.IsZero() {
+		f.since, f.logged = now, now.Add(heldBackAfter-heldBackEvery)
+	}
+	if now.Sub(f.logged) >= heldBackEvery {
+		f.logged = now
+		f.client.metrics.errors.WithLabelValues("transaction").Inc()
+		f.env.Log.Warn("another program's open transaction holds back what is behind it", "topic", f.topic, "partition", f.partition, "offset", a.stable,
+			"position", f.next, "end", a.highWatermark, "since", f.since, "remedy", endTransaction(f.name, f.partition, a.stable))
+	}
+}
+
+// endTransaction is the command that ends a transaction whose producer is gone.
+func endTransaction(topic string, partition int32, offset int64) string {
+	return fmt.Sprintf("kafka-transactions.sh --bootstrap-server BROKER abort --topic %s --partition %d --start-offset %d", topic, partition, offset)
 }
 
 // answerError makes what it can of an error code: an offset outside the log is

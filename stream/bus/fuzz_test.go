@@ -3,14 +3,11 @@ package bus
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"runtime"
 	"testing"
 
 	"github.com/segmentio/kafka-go/compress"
-	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/fetch"
 
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -103,8 +100,8 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
-// fetchAnswer is a fetch response of version 11 on the wire, without its size.
-func fetchAnswer(records []byte) []byte {
+// wireAnswer is a fetch response of version 11 on the wire, without its size.
+func wireAnswer(records []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 1) // correlation
 	b = append(b, make([]byte, 4+2+4)...)      // throttle time, error, session
 	b = binary.BigEndian.AppendUint32(b, 1)    // topics
@@ -119,45 +116,36 @@ func fetchAnswer(records []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(records))), records...)
 }
 
-func readFetchAnswer(data []byte) (*fetchResponse, error) {
-	framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
-	_, res, err := protocol.ReadResponse(bytes.NewReader(framed), (&fetch.Request{}).ApiKey(), 11)
-	if err != nil {
-		return nil, err
-	}
-	answer, ok := res.(*fetchResponse)
-	if !ok {
-		return nil, fmt.Errorf("decoded a %T", res)
-	}
-	return answer, nil
+func readFetchAnswer(data []byte) (*fetchAnswer, error) {
+	answer := &fetchAnswer{room: new(prefetch)}
+	return answer, answer.read(bytes.NewReader(data), int64(len(data)), 11, 1)
 }
 
 func TestFetchAnswerIsDecoded(t *testing.T) {
 	records := wholeBatch(t, nil, trade(1))
-	answer, err := readFetchAnswer(fetchAnswer(records))
+	answer, err := readFetchAnswer(wireAnswer(records))
 	if err != nil {
 		t.Fatal(err)
 	}
-	part, err := answer.of("md", 3)
-	if err != nil || part.HighWatermark != 9 || !bytes.Equal(*part.Records.buf, records) {
-		t.Errorf("%+v, %v", part, err)
+	if err := answer.of("md", 3); err != nil || answer.highWatermark != 9 || !bytes.Equal(*answer.buf, records) || len(answer.aborted) != 1 {
+		t.Errorf("%+v, %v", answer, err)
 	}
-	if _, err := answer.of("md", 2); err == nil {
+	if err := answer.of("md", 2); err == nil {
 		t.Error("an answer for another partition was taken")
 	}
 }
 
 // Whatever a fetch answer says of its sizes, what is decoded is bounded by what came.
 func FuzzFetchResponse(f *testing.F) {
-	f.Add(fetchAnswer(wholeBatch(f, nil, trade(1))))
-	f.Add(fetchAnswer(nil))
+	f.Add(wireAnswer(wholeBatch(f, nil, trade(1))))
+	f.Add(wireAnswer(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		answer, err := readFetchAnswer(data)
 		if err != nil {
 			return
 		}
-		if part, err := answer.of("md", 3); err == nil && part.Records.buf != nil && len(*part.Records.buf) > len(data) {
-			t.Fatalf("%d bytes of records out of %d", len(*part.Records.buf), len(data))
+		if answer.buf != nil && len(*answer.buf) > len(data) {
+			t.Fatalf("%d bytes of records out of %d", len(*answer.buf), len(data))
 		}
 	})
 }
@@ -185,13 +173,14 @@ func FuzzCopies(f *testing.F) {
 
 // A size that is a lie costs no more memory than the bytes that come.
 func TestHostileSizesAllocateLittle(t *testing.T) {
-	head := binary.BigEndian.AppendUint32(nil, maxFetched)
+	// The lie takes the place of the size in front of no records.
+	liar := binary.BigEndian.AppendUint32(bytes.TrimSuffix(wireAnswer(nil), make([]byte, 4)), maxFetched)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range 20 {
-		var r rawRecords
-		if _, err := r.ReadFrom(io.MultiReader(bytes.NewReader(head), bytes.NewReader(make([]byte, 100)))); err == nil || r.buf != nil {
-			t.Fatalf("records of %d bytes out of 100: %v", maxFetched, err)
+		a := fetchAnswer{room: new(prefetch)}
+		if err := a.read(io.MultiReader(bytes.NewReader(liar), bytes.NewReader(make([]byte, 100))), maxFetched, 11, 1); err == nil {
+			t.Fatalf("records of %d bytes out of 100", maxFetched)
 		}
 	}
 	runtime.ReadMemStats(&after)

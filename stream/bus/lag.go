@@ -143,32 +143,27 @@ func (c *Client) timeAt(ctx context.Context, topic string, partition int32, offs
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// A broker sends the first batch whole, however little is asked for.
-	res, err := c.transport.RoundTrip(call, c.kafka.Addr, &fetch.Request{
+	answer, err := c.fetch(call, &fetchCall{Request: fetch.Request{
 		ReplicaID: -1, MinBytes: 0, MaxBytes: 1, SessionEpoch: -1,
 		Topics: []fetch.RequestTopic{{Topic: c.prefix() + topic, Partitions: []fetch.RequestPartition{{
 			Partition: partition, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: 1,
 		}}}},
-	})
+	}})
 	if err != nil {
 		return 0, err
 	}
-	answer, ok := res.(*fetchResponse)
-	if !ok {
-		return 0, fmt.Errorf("reading the time of %s/%d at %d: fetch answer is a %T", topic, partition, offset, res)
+	defer answer.release()
+	err = answer.of(c.prefix()+topic, partition)
+	if code := cmp.Or(answer.code, answer.partitionCode); code != 0 {
+		err = code
 	}
-	part, err := answer.of(c.prefix()+topic, partition)
 	if err != nil {
 		return 0, fmt.Errorf("reading the time of %s/%d at %d: %w", topic, partition, offset, err)
 	}
-	data := chunk{buf: part.Records.buf}
-	defer data.release()
-	if part.ErrorCode != 0 {
-		return 0, fmt.Errorf("reading the time of %s/%d at %d: %w", topic, partition, offset, kafka.Error(part.ErrorCode))
-	}
-	if data.buf == nil {
+	if answer.buf == nil {
 		return -1, nil
 	}
-	for b := *data.buf; ; {
+	for b := *answer.buf; ; {
 		h, _, err := parseBatch(b)
 		if errors.Is(err, errPartial) {
 			return -1, nil

@@ -29,6 +29,8 @@ type metrics struct {
 	fetchRetries    *prometheus.CounterVec
 	corrupt         *prometheus.CounterVec
 	secondCopies    *prometheus.CounterVec
+	voids           *prometheus.CounterVec
+	prefetchBytes   *prometheus.GaugeVec
 	commits         *prometheus.CounterVec
 	rebalances      *prometheus.CounterVec
 	cutOff          *prometheus.CounterVec
@@ -76,6 +78,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		fetchRetries:   counter("fetch_retries_total", "Fetches repeated after an error.", "topic"),
 		corrupt:        counter("corrupt_batches_total", "Fetched batches whose checksum or form was wrong.", "topic"),
 		secondCopies:   counter("second_copies_total", "Records that the rule on second copies drops.", "topic"),
+		voids:          counter("void_records_total", "Offsets without an event: ends and aborted records of other programs' transactions.", "topic"),
+		prefetchBytes:  gauge("prefetch_bytes", "Bytes that the partitions of a consumer hold of what was read ahead.", "group"),
 		commits:        counter("commits_total", "Offset commits accepted.", "group"),
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),
 		cutOff:         counter("handlers_cut_off_total", "Handlers that had not returned 250 ms after their partition was lost.", "group"),

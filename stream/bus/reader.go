@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,10 @@ type Record struct {
 	// section 3, Copies). Only readers with ReaderConfig.KeepCopies see such
 	// records: the sinks, which count them.
 	SecondCopy bool
+	// Void marks an offset without an event, Key and Value are nil: the end of a
+	// transaction, or a record of one that was aborted. Only another program leaves
+	// such, and only readers with ReaderConfig.KeepCopies see them.
+	Void bool
 }
 
 // ReaderConfig sets up a Reader.
@@ -36,11 +41,13 @@ type ReaderConfig struct {
 	Partition int32
 	// Offset is the first offset wanted; FromStart or FromEnd.
 	Offset int64
-	// KeepCopies delivers second copies, marked, instead of dropping them.
+	// KeepCopies delivers every offset: second copies, marked, and what holds no
+	// event, as Void.
 	KeepCopies bool
 	// passDamaged passes over batches of a compacted topic that are damaged in the
 	// log, which otherwise are fatal.
 	passDamaged bool
+	room        *prefetch // shared with other readers; nil makes one of its own
 }
 
 // Offsets with a meaning.
@@ -56,10 +63,12 @@ const (
 type Reader struct {
 	cfg    ReaderConfig
 	fetch  *fetcher
+	room   *prefetch
+	closed bool
 	cancel context.CancelFunc
 
-	records, copied prometheus.Counter
-	copies          *copies // nil where no record can be one
+	records, copied, voids prometheus.Counter
+	copies                 *copies // nil where no record can be one
 
 	end      atomic.Int64 // of EndAt; noEnd when there is none
 	revoked  atomic.Pointer[error]
@@ -72,13 +81,24 @@ type Reader struct {
 	chunk    chunk
 	rest     []byte // batches not begun
 	batch    batchHead
-	left     int32  // records of the batch not read
-	body     []byte // of these records
-	unpacked bytes.Buffer
+	left     int32         // records of the batch not read
+	body     []byte        // of these records
+	unpacked *bytes.Buffer // that the batch was unpacked to, from unpackBuffers; nil: it was not
+	held     int64         // taken of the room for it
 	out      []Record
+	// Offsets of the batch that hold no event and are still to be delivered.
+	void, voidEnd int64
+
+	// Transactions that were aborted: those of the chunk that begin after the batch
+	// in hand, and the producers of those that it lies in.
+	aborted  []abortedTxn
+	aborting map[int64]struct{}
 }
 
-const noEnd = int64(-1)
+const (
+	noEnd    = int64(-1)
+	noOffset = int64(-1)
+)
 
 // maxNext is how many records Next returns at most: as many as stay in a core's
 // cache until the caller has seen them.
@@ -117,6 +137,7 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 	r := &Reader{
 		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),
 		records: c.metrics.fetchedRecords.WithLabelValues(cfg.Topic), copied: c.metrics.secondCopies.WithLabelValues(cfg.Topic),
+		voids: c.metrics.voids.WithLabelValues(cfg.Topic),
 	}
 	r.end.Store(noEnd)
 	begin := offset
@@ -124,7 +145,12 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 		r.copies = newCopies(copyWindow)
 		begin = max(bounds.Start, offset-copyWindow)
 	}
-	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, env)
+	r.room = cfg.room
+	if r.room == nil {
+		r.room = newPrefetch(readerPrefetch, nil)
+	}
+	r.room.join()
+	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, r.room, env)
 	r.fetch.passDamaged = cfg.passDamaged && spec.Compacted
 	var run context.Context
 	run, r.cancel = context.WithCancel(context.Background())
@@ -144,6 +170,9 @@ func (c *Client) outside(fault LogFault, topic string, partition int32, offset i
 // The records are valid until the next call.
 func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 	r.out = r.out[:0]
+	if r.left == 0 {
+		r.pack()
+	}
 	for {
 		if err := r.revoked.Load(); err != nil {
 			return nil, *err
@@ -157,7 +186,7 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 		if len(r.out) > 0 {
 			return r.out, nil
 		}
-		if end := r.end.Load(); len(r.rest) > 0 || r.left > 0 || (end != noEnd && r.position >= end) {
+		if end := r.end.Load(); len(r.rest) > 0 || r.left > 0 || r.void < r.voidEnd || (end != noEnd && r.position >= end) {
 			continue // EndAt was reached within the chunk, or by second copies that were dropped
 		}
 		r.chunk.release()
@@ -170,6 +199,9 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 				return nil, r.fetch.err
 			}
 			r.chunk, r.rest = chunk, chunk.data()
+			if chunk.answer != nil {
+				r.aborted = chunk.answer.aborted
+			}
 			r.position = max(r.position, chunk.passed)
 		case <-r.endMoved:
 		case <-ctx.Done():
@@ -186,6 +218,12 @@ func (r *Reader) parse() error {
 	}
 	var seen, copied int
 	for r.position < end && len(r.out) < maxNext {
+		if r.void < r.voidEnd {
+			r.out = append(r.out, Record{Topic: r.cfg.Topic, Partition: r.cfg.Partition, Offset: r.void, Time: time.UnixMilli(r.batch.maxTime), Void: true})
+			r.void++
+			r.position = r.void
+			continue
+		}
 		if r.left == 0 {
 			if len(r.rest) == 0 {
 				break
@@ -248,22 +286,82 @@ func (r *Reader) nextBatch() error {
 	if err != nil {
 		return component.Fatal(fmt.Errorf("reading %s/%d: %w", r.cfg.Topic, r.cfg.Partition, err))
 	}
+	void := h.attrs&attrTransactional != 0 && r.abortedBatch(h)
+	if h.attrs&attrControl != 0 { // the transaction ends
+		void = true
+		delete(r.aborting, h.producer)
+	}
 	r.rest = r.rest[h.size:]
 	r.batch, r.left = h, h.count
-	if h.attrs&attrControl != 0 || h.count == 0 || (h.last < r.position && h.last >= r.from) {
+	if void && h.last >= r.position {
+		first := max(h.base, r.position)
+		r.voids.Add(float64(h.last + 1 - first))
+		if r.cfg.KeepCopies {
+			r.left, r.void, r.voidEnd = 0, first, h.last+1
+			return nil
+		}
+	}
+	if void || h.count == 0 || (h.last < r.position && h.last >= r.from) {
 		r.left = 0
 		r.position = max(r.position, r.endOfBatch())
 		return nil
 	}
-	if r.body, err = unpack(&r.unpacked, h.attrs, records); err != nil {
+	if h.attrs&attrCompression == 0 {
+		r.body = records
+		return nil
+	}
+	r.pack()
+	r.unpacked, _ = unpackBuffers.Get().(*bytes.Buffer)
+	if r.body, err = unpack(r.unpacked, h.attrs, records); err != nil {
 		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w", r.cfg.Topic, r.cfg.Partition, h.base, err))
 	}
+	r.held = int64(r.unpacked.Cap())
+	r.room.force(r.held)
 	return nil
+}
+
+// abortedBatch reports whether the batch is of a transaction that was aborted.
+func (r *Reader) abortedBatch(h batchHead) bool {
+	for len(r.aborted) > 0 && r.aborted[0].first <= h.last {
+		if r.aborting == nil {
+			r.aborting = make(map[int64]struct{})
+		}
+		r.aborting[r.aborted[0].producer] = struct{}{}
+		r.aborted = r.aborted[1:]
+	}
+	_, yes := r.aborting[h.producer]
+	return yes
+}
+
+// unpackBuffers recycles what batches are unpacked to among the readers.
+var unpackBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// pack gives the buffer of an unpacked batch back, whose records nobody uses.
+func (r *Reader) pack() {
+	if r.unpacked == nil {
+		return
+	}
+	if r.unpacked.Cap() <= keepUnpacked {
+		unpackBuffers.Put(r.unpacked)
+	}
+	r.unpacked = nil
+	r.room.give(r.held)
+	r.held = 0
 }
 
 // Position is the offset of the next record that Next will return at the
 // earliest; after io.EOF it is the end (records dropped as copies are passed).
 func (r *Reader) Position() int64 { return r.position }
+
+// heldBackAt returns where the open transaction begins that holds the reader back;
+// ok is false where none does. Safe for concurrent use, also of no reader.
+func (r *Reader) heldBackAt() (offset int64, ok bool) {
+	if r == nil {
+		return 0, false
+	}
+	offset = r.fetch.openAt.Load()
+	return offset, offset != noOffset
+}
 
 // EndAt makes Next return io.EOF once everything before the offset was returned.
 func (r *Reader) EndAt(offset int64) {
@@ -282,12 +380,18 @@ func (r *Reader) revoke(err error) {
 
 // Close releases the reader.
 func (r *Reader) Close() {
+	if r.closed {
+		return
+	}
+	r.closed = true
 	r.cancel()
 	for c := range r.fetch.chunks {
 		c.release()
 	}
 	r.chunk.release()
+	r.pack()
 	r.rest, r.body, r.left, r.out = nil, nil, 0, nil
+	r.room.leave()
 }
 
 // ReadAll reads a partition from its start (or the given offset) to its end as

@@ -28,9 +28,10 @@ const (
 	countAt       = 57
 	batchHeadSize = 61
 
-	attrCompression = 0x07
-	attrLogAppend   = 0x08
-	attrControl     = 0x20
+	attrCompression   = 0x07
+	attrLogAppend     = 0x08
+	attrTransactional = 0x10
+	attrControl       = 0x20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,6 +48,7 @@ type batchHead struct {
 	last      int64 // offset of the last record, also when compaction removed it
 	firstTime int64 // Unix milliseconds
 	maxTime   int64
+	producer  int64
 	count     int32
 	attrs     uint16
 	size      int // of the whole batch
@@ -85,6 +87,7 @@ func parseHead(b []byte) (h batchHead, records []byte, err error) {
 	delta := int32(binary.BigEndian.Uint32(b[lastDeltaAt:]))
 	h.firstTime = int64(binary.BigEndian.Uint64(b[firstTimeAt:]))
 	h.maxTime = int64(binary.BigEndian.Uint64(b[maxTimeAt:]))
+	h.producer = int64(binary.BigEndian.Uint64(b[producerIDAt:]))
 	h.count = int32(binary.BigEndian.Uint32(b[countAt:]))
 	if h.base < 0 || delta < 0 || h.count < 0 || int64(h.count) > int64(delta)+1 {
 		return h, nil, fmt.Errorf("record batch at offset %d with %d records up to +%d", h.base, h.count, delta)

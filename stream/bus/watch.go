@@ -96,9 +96,13 @@ func (a *Assignment) stalled(still time.Duration, end int64) error {
 		a.moved = time.Now()
 		return nil
 	}
-	return fmt.Errorf("handling %s/%d: no progress for %s: the handler %s; it is at offset %d, has committed up to %d and the log ends at %d: %d records behind; "+
-		"start the process again, and report what it was doing (SIGQUIT makes it print all its goroutines)",
-		a.Topic, a.Partition, still.Round(time.Second), doing, at, a.sent, end, end-at)
+	remedy := "start the process again, and report what it was doing (SIGQUIT makes it print all its goroutines)"
+	if open, ok := a.reader.heldBackAt(); a.reading && ok {
+		remedy = fmt.Sprintf("another program's transaction has been open since offset %d and holds back what is behind it: end that program, or its transaction: %s",
+			open, endTransaction(a.consumer.client.prefix()+a.Topic, a.Partition, open))
+	}
+	return fmt.Errorf("handling %s/%d: no progress for %s: the handler %s; it is at offset %d, has committed up to %d and the log ends at %d: %d records behind; %s",
+		a.Topic, a.Partition, still.Round(time.Second), doing, at, a.sent, end, end-at, remedy)
 }
 
 // Waiting declares that the handler waits for something outside the bus that has

@@ -167,6 +167,9 @@ func tailPartition(ctx context.Context, client *bus.Client, o tailOptions, parti
 			return err
 		}
 		for i := range records {
+			if records[i].Void {
+				continue
+			}
 			if o.key != "" && string(records[i].Key) != o.key {
 				continue
 			}

@@ -1,0 +1,250 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// foreigner is another program that writes to a partition of ours in transactions.
+type foreigner struct {
+	t      *testing.T
+	client *kgo.Client
+	at     TopicPartition
+}
+
+func newForeigner(t *testing.T, b *broker, id string, at TopicPartition) *foreigner {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.TransactionalID(id), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return &foreigner{t, c, at}
+}
+
+func (f *foreigner) begin() {
+	f.t.Helper()
+	if err := f.client.BeginTransaction(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// add appends one batch of n records.
+func (f *foreigner) add(value string, n int) {
+	f.t.Helper()
+	var records []*kgo.Record
+	for i := range n {
+		records = append(records, &kgo.Record{Topic: f.at.Topic, Partition: f.at.Partition, Key: []byte("k"), Value: fmt.Appendf(nil, "%s %d", value, i)})
+	}
+	if err := f.client.ProduceSync(f.t.Context(), records...).FirstErr(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *foreigner) end(how kgo.TransactionEndTry) {
+	f.t.Helper()
+	if err := f.client.EndTransaction(f.t.Context(), how); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// Another program's transactions: what it committed are records like others, what
+// it aborted and the marks that end transactions never are, and no offset is taken
+// for a gap, wherever a reader begins.
+func TestForeignTransactions(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, testConfig(b.Addr()))
+	at := TopicPartition{event.TopicMarket, 1}
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	ours := func(value string, n int) {
+		for i := range n {
+			if err := p.Append(at.Topic, at.Partition, []byte("k"), fmt.Appendf(nil, "%s %d", value, i), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, two := newForeigner(t, b, "foreign.1", at), newForeigner(t, b, "foreign.2", at)
+	ours("ours first", 10)
+	for round := range 3 {
+		// Two at once, with ours between their batches: one of them is aborted.
+		one.begin()
+		two.begin()
+		one.add(fmt.Sprintf("aborted %d a", round), 4)
+		two.add(fmt.Sprintf("committed %d a", round), 3)
+		ours(fmt.Sprintf("ours %d a", round), 2)
+		one.add(fmt.Sprintf("aborted %d b", round), 1)
+		two.add(fmt.Sprintf("committed %d b", round), 2)
+		one.end(kgo.TryAbort)
+		ours(fmt.Sprintf("ours %d b", round), 1)
+		two.end(kgo.TryCommit)
+		// The same producer commits what it does next.
+		one.begin()
+		one.add(fmt.Sprintf("committed %d c", round), 2)
+		one.end(kgo.TryCommit)
+	}
+	one.begin()
+	one.add("aborted last", 2)
+	one.end(kgo.TryAbort) // the log ends with its mark
+
+	// What another client than ours reads at either level tells what is where.
+	end := end(t, c, at)
+	all, committed := foreignView(t, b, at, end, kgo.ReadUncommitted()), foreignView(t, b, at, end, kgo.ReadCommitted())
+	want := make([]string, end) // empty: no event
+	for offset, v := range committed {
+		want[offset] = v
+	}
+	if len(committed) != 10+3*(3+2+2+1+2) || len(all)-len(committed) != 3*(4+1)+2 || int(end)-len(all) != 3*3+1 {
+		t.Fatalf("the log has %d offsets, %d records, %d of them not aborted", end, len(all), len(committed))
+	}
+	read := func(from int64, keep bool) {
+		r, err := c.NewReader(t.Context(), ReaderConfig{Topic: at.Topic, Partition: at.Partition, Offset: from, KeepCopies: keep}, component.Discard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		r.EndAt(end)
+		got := make([]string, end)
+		next := from
+		for {
+			records, err := r.Next(t.Context())
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("from %d: %v", from, err)
+			}
+			for _, rec := range records {
+				if rec.Offset < next || (keep && rec.Offset != next) {
+					t.Errorf("from %d: offset %d where %d is next", from, rec.Offset, next)
+				}
+				next = rec.Offset + 1
+				if rec.Void != (want[rec.Offset] == "") || rec.Void && (rec.Key != nil || rec.Value != nil) {
+					t.Errorf("from %d: offset %d holds %q, void %t, want %q", from, rec.Offset, rec.Value, rec.Void, want[rec.Offset])
+				}
+				got[rec.Offset] = string(rec.Value)
+			}
+		}
+		if diff := cmp.Diff(want[from:], got[from:]); diff != "" || r.Position() != end {
+			t.Errorf("from %d, position %d at the end: %s", from, r.Position(), diff)
+		}
+	}
+	for from := range end + 1 {
+		read(from, false)
+		read(from, true)
+	}
+
+	// A group commits past the last mark, and lags by nothing.
+	k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{at.Topic}}, component.Discard())
+	if err := k.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	seen := newHandledLog()
+	if err := k.Run(t.Context(), func(ctx context.Context, a *Assignment) error {
+		defer func() { a.Commit(a.Position()) }()
+		return seen.handle(ctx, a)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(slices.DeleteFunc(want, func(v string) bool { return v == "" }), seen.got[at.Partition]); diff != "" {
+		t.Error(diff)
+	}
+	lags, err := c.Lag(t.Context(), "test")
+	if err != nil || slices.ContainsFunc(lags, func(l Lag) bool { return l.Records != 0 }) {
+		t.Errorf("the lag after everything: %+v, %v", lags, err)
+	}
+	t.Logf("%d offsets: %d events, %d records of aborted transactions, %d marks; read from each of them", end, len(committed), len(all)-len(committed), int(end)-len(all))
+}
+
+// foreignView is what franz-go reads of a partition, by offset.
+func foreignView(t *testing.T, b *broker, at TopicPartition, end int64, level kgo.IsolationLevel) map[int64]string {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{at.Topic: {at.Partition: kgo.NewOffset().AtStart()}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := make(map[int64]string)
+	for next := int64(0); next < end; {
+		fetches := c.PollFetches(t.Context())
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			next = r.Offset + 1
+			if !r.Attrs.IsControl() {
+				got[r.Offset] = string(r.Value)
+			}
+		})
+	}
+	return got
+}
+
+// A transaction that another program leaves open holds back what is behind it: that
+// is logged, ends a consumer whose progress it stops, and goes on once it ends.
+func TestOpenForeignTransactionIsToldOf(t *testing.T) {
+	b := startBroker(t)
+	c := connect(t, testConfig(b.Addr()))
+	at := TopicPartition{event.TopicMarket, 1}
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, at.Topic, 0, 40)
+	f := newForeigner(t, b, "foreign", at)
+	f.begin()
+	f.add("aborted", 3)
+	produce(t, p, at.Topic, 40, 40)
+
+	var logged notes
+	env := component.Discard()
+	env.Log = slog.New(slog.NewTextHandler(&logged, nil))
+	r, err := c.NewReader(t.Context(), ReaderConfig{Topic: at.Topic, Partition: at.Partition, Offset: FromStart}, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := next(t, r, 10); err != nil || got[9] != "37" {
+		t.Fatal(got, err)
+	}
+	k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{at.Topic}, Stall: 2 * time.Second}, component.Discard())
+	err = k.Run(t.Context(), newHandledLog().handle)
+	want := []string{
+		"handling md/1: no progress for ", "the handler waits for records that do not come; it is at offset 10, has committed up to 10 and the log ends at 23: 13 records behind; " +
+			"another program's transaction has been open since offset 10 and holds back what is behind it: end that program, or its transaction: " +
+			"kafka-transactions.sh --bootstrap-server BROKER abort --topic md --partition 1 --start-offset 10",
+	}
+	if !component.IsFatal(err) || slices.ContainsFunc(want, func(s string) bool { return !strings.Contains(err.Error(), s) }) {
+		t.Errorf("a consumer that is held back ended with %v", err)
+	}
+	// The reader polls for as long as it is not told to stop.
+	eventually(t, "the reader logs what holds it back", 30*time.Second, func() bool {
+		return logged.contains("open transaction holds back what is behind it") && logged.contains("topic=md partition=1 offset=10 position=10 end=23")
+	})
+	if total(t, c.metrics.errors) == 0 {
+		t.Error("it is not counted")
+	}
+	f.end(kgo.TryAbort)
+	if got, err := next(t, r, 10); err != nil || got[0] != "41" || got[9] != "77" {
+		t.Errorf("after its end: %v, %v", got, err)
+	}
+	if _, held := r.heldBackAt(); held {
+		t.Error("it still counts as held back")
+	}
+	if logged.contains("aborted") {
+		t.Error("records are in the log")
+	}
+}
