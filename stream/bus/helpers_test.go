@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv(ownerVar); addr != "" {
 		os.Exit(runOwner(addr))
 	}
+	if spec := os.Getenv(memberVar); spec != "" {
+		os.Exit(runMember(spec))
+	}
 	goleak.VerifyTestMain(bustest.Run{M: m, Brokers: sharedBrokers})
 }
 
