@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -209,7 +210,7 @@ func TestOpenForeignTransactionIsToldOf(t *testing.T) {
 	f.add("aborted", 3)
 	produce(t, p, at.Topic, 40, 40)
 
-	var logged notes
+	var logged bustest.Log
 	env := component.Discard()
 	env.Log = slog.New(slog.NewTextHandler(&logged, nil))
 	r, err := c.NewReader(t.Context(), ReaderConfig{Topic: at.Topic, Partition: at.Partition, Offset: FromStart}, env)
@@ -232,7 +233,7 @@ func TestOpenForeignTransactionIsToldOf(t *testing.T) {
 	}
 	// The reader polls for as long as it is not told to stop.
 	eventually(t, "the reader logs what holds it back", 30*time.Second, func() bool {
-		return logged.contains("open transaction holds back what is behind it") && logged.contains("topic=md partition=1 offset=10 position=10 end=23")
+		return logged.Contains("open transaction holds back what is behind it") && logged.Contains("topic=md partition=1 offset=10 position=10 end=23")
 	})
 	if total(t, c.metrics.errors) == 0 {
 		t.Error("it is not counted")
@@ -244,7 +245,7 @@ func TestOpenForeignTransactionIsToldOf(t *testing.T) {
 	if _, held := r.heldBackAt(); held {
 		t.Error("it still counts as held back")
 	}
-	if logged.contains("aborted") {
+	if logged.Contains("aborted") {
 		t.Error("records are in the log")
 	}
 }
