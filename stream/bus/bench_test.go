@@ -179,6 +179,12 @@ func BenchmarkAck(b *testing.B) {
 	writer := peer.NewWriter(addr, event.TopicControl, 1)
 	defer func() { _ = writer.Close() }()
 	run("kafka-go", func(ctx context.Context) error { return writer.One(ctx, e) })
+	raw, err := peer.NewRaw(addr, event.TopicControl)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	run("raw", func(ctx context.Context) error { return raw.One(ctx, e) })
 }
 
 // BenchmarkConsume reads trades of four partitions, CRC checked, and decodes

@@ -33,6 +33,7 @@ type Client struct {
 	metrics   *metrics
 	transport *kafka.Transport
 	kafka     *kafka.Client
+	leaders   *leaders
 	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	tls       *tls.Config
 	sasl      sasl.Mechanism
@@ -72,9 +73,10 @@ func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(c
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
 	c.transport = &kafka.Transport{
-		Dial: c.connect, DialTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute,
+		Dial: c.connect, DialTimeout: dialTimeout, IdleTimeout: idleTimeout,
 		MetadataTTL: 2 * time.Second, ClientID: clientID,
 	}
+	c.leaders = newLeaders(c.connect)
 	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
 	brokers, err := c.probe(ctx)
 	if err != nil {
@@ -201,5 +203,6 @@ func (c *Client) knownTopics() map[string]int32 {
 // before.
 func (c *Client) Close() error {
 	c.transport.CloseIdleConnections()
+	c.leaders.close()
 	return nil
 }

@@ -125,13 +125,6 @@ func errorCode(err error) (code kafka.Error, ok bool) {
 	return code, ok
 }
 
-// noRoute reports whether a request was not sent because the client's picture
-// of the cluster had no place for it.
-func noRoute(err error) bool {
-	return errors.Is(err, protocol.ErrNoTopic) || errors.Is(err, protocol.ErrNoPartition) || errors.Is(err, protocol.ErrNoLeader) ||
-		errors.Is(err, kafka.BrokerNotAvailable)
-}
-
 // topicUnknown reports whether the brokers, or what they last told of the
 // cluster, do not have the topic.
 func topicUnknown(err error) bool {

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -379,34 +377,30 @@ func (l *lane) confirm() error {
 	return err
 }
 
-// routeError is a request that was not sent: no leader was known for it.
+// routeError is a request that was not sent: no leader was known for it, or none
+// could be connected to.
 type routeError struct{ err error }
 
 func (e *routeError) Error() string { return e.err.Error() }
 func (e *routeError) Unwrap() error { return e.err }
 
 func (l *lane) attempt(data []byte) (offset int64, err error) {
-	ctx, cancel := context.WithTimeout(l.p.ctx, requestTimeout)
-	defer cancel()
-	// A reader of its own: an attempt that ran into its deadline may still hold
-	// the one before.
-	res, err := l.p.client.kafka.RawProduce(ctx, &kafka.RawProduceRequest{
-		Topic: l.name, Partition: int(l.partition), RequiredAcks: kafka.RequireAll,
-		RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(data)},
-	})
+	c := l.p.client
+	leader, err := c.leaderOf(l.p.ctx, l.name, l.partition)
 	if err != nil {
-		if noRoute(err) {
-			return -1, &routeError{err}
-		}
+		return -1, &routeError{err}
+	}
+	answer, err := c.leaders.produce(l.p.ctx, leader, l.name, l.partition, data)
+	if err != nil {
 		return -1, err
 	}
-	if res.Throttle > 0 {
-		l.notBefore = time.Now().Add(res.Throttle)
+	if answer.throttle > 0 {
+		l.notBefore = time.Now().Add(answer.throttle)
 	}
-	if res.Error != nil {
-		return -1, res.Error
+	if err := answer.err(); err != nil {
+		return -1, err
 	}
-	return res.BaseOffset, nil
+	return answer.offset, nil
 }
 
 // giveUp stops the producer and returns what the records are told.

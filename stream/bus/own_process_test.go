@@ -276,6 +276,8 @@ func dialing(t *testing.T, cfg Config, dial func(context.Context, string, string
 	c := connect(t, cfg)
 	c.transport.CloseIdleConnections()
 	c.transport.Dial = dial
+	c.leaders.closeAll()
+	c.leaders.dial = dial
 	if _, err := c.picture(t.Context()); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}

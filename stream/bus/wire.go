@@ -228,6 +228,15 @@ func (r *wireReader) int16() int16 { return int16(binary.BigEndian.Uint16(r.read
 func (r *wireReader) int32() int32 { return int32(binary.BigEndian.Uint32(r.read(r.buf[:4]))) }
 func (r *wireReader) int64() int64 { return int64(binary.BigEndian.Uint64(r.read(r.buf[:8]))) }
 
+// string reads a string, "" where there is none.
+func (r *wireReader) string() string {
+	n := r.int16()
+	if r.err != nil || n <= 0 {
+		return ""
+	}
+	return string(r.read(make([]byte, n)))
+}
+
 // count reads how many elements an array has, at most the most.
 func (r *wireReader) count(what string, most int64) int32 {
 	n := r.int32()
