@@ -164,6 +164,7 @@ func BenchmarkAck(b *testing.B) {
 			}
 			slices.Sort(took)
 			b.ReportMetric(float64(took[len(took)/2].Nanoseconds())/1e3, "p50-us")
+			b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds())/1e3, "p99-us")
 		})
 	}
 	run("bus", func(ctx context.Context) error {

@@ -104,7 +104,8 @@ func startSharedApache(t testing.TB) error {
 		return err
 	}
 	began := time.Now()
-	broker, err := kafkatest.Start(context.Background(), kafkatest.Config{Proxied: ln.Addr().String(), Properties: map[string]string{
+	_, measured := t.(*testing.B)
+	broker, err := kafkatest.Start(context.Background(), kafkatest.Config{Proxied: ln.Addr().String(), Measured: measured, Properties: map[string]string{
 		// A killed broker may register again once its session is over: after 9 s by
 		// default.
 		"broker.session.timeout.ms": "4000", "broker.heartbeat.interval.ms": "500",

@@ -54,7 +54,7 @@ func (o Options) kinds() []string {
 func (b *brokers) addr(ctx context.Context, kind string) (addr string, err error) {
 	switch {
 	case kind == Apache && b.apache == nil:
-		if b.apache, err = kafkatest.Start(ctx, kafkatest.Config{}); err != nil {
+		if b.apache, err = kafkatest.Start(ctx, kafkatest.Config{Measured: true}); err != nil {
 			return "", err
 		}
 	case kind == Embedded && b.embedded == nil:

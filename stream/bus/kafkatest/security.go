@@ -84,7 +84,7 @@ func (s *Secured) start(ctx context.Context, lib, files string, extra map[string
 	if err != nil {
 		return err
 	}
-	b := newBroker(1, lib, dir, "-Xmx512m", ports[:3])
+	b := newBroker(1, lib, dir, testOptions, ports[:3])
 	p := b.properties(ports[1], "")
 	maps.Copy(p, map[string]string{
 		"controller.quorum.voters":         "1@" + ports[1],
