@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -162,8 +164,11 @@ func TestConnectionCutAfterAppendLeavesOneCopy(t *testing.T) {
 		return nil, false
 	}
 	l.damage.Store(&cut)
-	const each = 500
-	appendConcurrently(t, p, each, 4)
+	each, burst := 500, 4
+	if n, err := strconv.Atoi(os.Getenv("AUTOHEDGE_TEST_EVENTS")); err == nil { // the long run
+		each, burst = n/appenders/partitions, 25
+	}
+	appendConcurrently(t, p, each, burst)
 	l.damage.Store(nil)
 	records, copies := countCopies(t, c, each)
 	retries := total(t, c.metrics.produceRetries)

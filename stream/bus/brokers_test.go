@@ -2,13 +2,16 @@ package bus
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -43,8 +46,9 @@ func sharedBrokers() (stop []func(keep bool) (string, error)) {
 // broker is what a test runs against.
 type broker struct {
 	addr    string
-	proxied string         // its address behind the test's proxy; only Apache Kafka's differs
-	cluster *kfake.Cluster // nil on Apache Kafka
+	proxied string          // its address behind the test's proxy; only Apache Kafka's differs
+	proxy   *faultyListener // nil unless from startFaulty
+	cluster *kfake.Cluster  // nil on Apache Kafka
 	admin   *bustest.Admin
 }
 
@@ -68,17 +72,32 @@ func startBroker(t testing.TB) *broker {
 func startFaulty(t testing.TB) (*broker, *faultyListener) {
 	t.Helper()
 	if !onApache() {
-		b, l := startFaultyKfake(t)
-		return asBroker(t, b), l
+		e, l := startFaultyKfake(t)
+		b := asBroker(t, e)
+		b.proxy = l
+		return b, l
 	}
 	_, proxy := sharedApache(t)
 	b := startBroker(t)
-	b.proxied = proxy.Addr().String()
+	b.proxied, b.proxy = proxy.Addr().String(), proxy
 	t.Cleanup(func() {
 		proxy.damage.Store(nil)
+		proxy.deaf.Store(false)
 		proxy.setDead(false)
 	})
 	return b, proxy
+}
+
+// stuck makes a broker of startFaulty append nothing until release is called, for
+// those who connect to its proxied address: the embedded one says that it has too
+// few replicas, connections to Apache Kafka are cut at each produce request.
+func (b *broker) stuck() (release func()) {
+	if b.cluster != nil {
+		h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
+		return sync.OnceFunc(func() { h.Remove() })
+	}
+	b.proxy.deaf.Store(true)
+	return func() { b.proxy.deaf.Store(false) }
 }
 
 func asBroker(t testing.TB, e *Embedded) *broker {
@@ -143,6 +162,9 @@ type faultyListener struct {
 	// damage, when set, sees every write of the broker: it returns what to write
 	// instead, or false to cut the connection. It may block to hold answers back.
 	damage atomic.Pointer[func(b []byte) ([]byte, bool)]
+	// deaf cuts connections at a produce request, which the broker does not get; for
+	// a proxy alone.
+	deaf atomic.Bool
 
 	mu    sync.Mutex
 	dead  bool
@@ -176,13 +198,35 @@ func (l *faultyListener) forward(to string) {
 			continue
 		}
 		l.all.Add(2)
-		relay := func(dst, src net.Conn) {
+		go func() {
 			defer l.all.Done()
-			_, _ = io.Copy(dst, src)
+			_, _ = io.Copy(c, up)
 			l.drop(c, up)
+		}()
+		go func() {
+			defer l.all.Done()
+			l.requests(up, c)
+			l.drop(c, up)
+		}()
+	}
+}
+
+// requests hands requests on, one after the other.
+func (l *faultyListener) requests(dst io.Writer, src io.Reader) {
+	var head [6]byte // size of what follows, and of that the API key
+	for {
+		if _, err := io.ReadFull(src, head[:]); err != nil {
+			return
 		}
-		go relay(c, up)
-		go relay(up, c)
+		if kmsg.Key(binary.BigEndian.Uint16(head[4:])) == kmsg.Produce && l.deaf.Load() {
+			return
+		}
+		if _, err := dst.Write(head[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(dst, src, int64(binary.BigEndian.Uint32(head[:]))-2); err != nil {
+			return
+		}
 	}
 }
 
@@ -292,6 +336,7 @@ type brokerProcess struct {
 	addr   string
 	kill   func()
 	start  func()
+	signal func(syscall.Signal) // SIGSTOP or SIGCONT
 	apache bool
 }
 
@@ -303,6 +348,11 @@ func startBrokerProcess(t testing.TB) *brokerProcess {
 		return &brokerProcess{
 			addr: child.addr,
 			kill: func() { child.kill() }, start: func() { child = startChild(t, dir, child.addr) },
+			signal: func(sig syscall.Signal) {
+				if err := child.cmd.Process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+			},
 		}
 	}
 	shared, _ := sharedApache(t)
@@ -319,10 +369,20 @@ func startBrokerProcess(t testing.TB) *brokerProcess {
 		}
 		running = true
 	}
+	p.signal = func(sig syscall.Signal) {
+		do := shared.Pause
+		if sig == syscall.SIGCONT {
+			do = shared.Resume
+		}
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Cleanup(func() {
 		if !running {
 			p.start()
 		}
+		p.signal(syscall.SIGCONT) // a test may have left it stopped
 	})
 	return p
 }

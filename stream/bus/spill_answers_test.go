@@ -217,12 +217,12 @@ func TestSpilledBatchIsSplitWhereTheBrokerTakesLess(t *testing.T) {
 	}
 }
 
-// TestStalledTellsHowLongOnKfake: and why.
-func TestStalledTellsHowLongOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+// TestStalledTellsHowLong: and why.
+func TestStalledTellsHowLong(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	p := newProducer(t, c, ProducerConfig{Name: "test"})
-	release := stuck(b)
+	release := b.stuck()
 	if d, err := p.Stalled(); d != 0 || err != nil {
 		t.Errorf("idle: %s, %v", d, err)
 	}

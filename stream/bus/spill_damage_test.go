@@ -19,9 +19,9 @@ import (
 
 // leftover is a folder with the spilled trades 1 to n of partition 0 in it, as a
 // producer leaves it that was closed while the broker took nothing.
-func leftover(t testing.TB, b *Embedded, c *Client, n uint64) (dir string, files []string) {
+func leftover(t testing.TB, b *broker, c *Client, n uint64) (dir string, files []string) {
 	t.Helper()
-	release := stuck(b)
+	release := b.stuck()
 	defer release()
 	dir = t.TempDir()
 	p := newProducer(t, c, leftoverConfig(dir))
@@ -100,12 +100,12 @@ func scanAll(t testing.TB, head []byte, seed uint32, data []byte) (ids []uint64,
 	return ids, f
 }
 
-// TestSpillFileCutOrFlippedOnKfake cuts a file at every byte, and flips every bit:
+// TestSpillFileCutOrFlipped cuts a file at every byte, and flips every bit:
 // what comes out is always records as they were written, in order; what is missing
 // is reported, with its number where something whole comes after it.
-func TestSpillFileCutOrFlippedOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+func TestSpillFileCutOrFlipped(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	const n = 40
 	_, files := leftover(t, b, c, n)
 	if len(files) != 1 {
@@ -172,10 +172,10 @@ func TestSpillFileCutOrFlippedOnKfake(t *testing.T) {
 	t.Logf("%d bytes: %d cuts, %d flips, %d of them counted to the record", len(whole), len(whole), 8*len(whole), counted)
 }
 
-// TestSpillDamageIsReportedAndPassedOverOnKfake starts on damaged files.
-func TestSpillDamageIsReportedAndPassedOverOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+// TestSpillDamageIsReportedAndPassedOver starts on damaged files.
+func TestSpillDamageIsReportedAndPassedOver(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	const n = 40
 	dir, files := leftover(t, b, c, n)
 	data, err := os.ReadFile(files[0])
@@ -214,13 +214,13 @@ func TestSpillDamageIsReportedAndPassedOverOnKfake(t *testing.T) {
 	t.Logf("%v", &damage[0])
 }
 
-// TestSpillThatRotsWhileRunningStopsTheProducerOnKfake: nothing after the damage
+// TestSpillThatRotsWhileRunningStopsTheProducer: nothing after the damage
 // gets into the log before it is reported, which the next start does; every record
 // is told once.
-func TestSpillThatRotsWhileRunningStopsTheProducerOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
-	release := stuck(b)
+func TestSpillThatRotsWhileRunningStopsTheProducer(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
+	release := b.stuck()
 	dir := t.TempDir()
 	p := newProducer(t, c, leftoverConfig(dir))
 	const n = 400
@@ -286,11 +286,11 @@ func TestSpillThatRotsWhileRunningStopsTheProducerOnKfake(t *testing.T) {
 	}
 }
 
-// TestSpillOfAnotherTopicIsRefusedOnKfake: files are only for the life of the
+// TestSpillOfAnotherTopicIsRefused: files are only for the life of the
 // topic that they were written for, and for one producer at a time.
-func TestSpillOfAnotherTopicIsRefusedOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+func TestSpillOfAnotherTopicIsRefused(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	dir, files := leftover(t, b, c, 40)
 	other := connect(t, testConfig(startKfake(t, "").Addr()))
 	_, err := other.NewProducer(t.Context(), leftoverConfig(dir), component.Discard())
@@ -364,15 +364,15 @@ func (f *diskFile) Truncate(size int64) error {
 	return f.File.Truncate(size)
 }
 
-// TestFullDiskRefusesOnKfake fills the device at different places: Append says so
+// TestFullDiskRefuses fills the device at different places: Append says so
 // with the system's error, takes nothing it could not keep, and works again once
 // there is room.
-func TestFullDiskRefusesOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+func TestFullDiskRefuses(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	id := uint64(0)
 	for _, room := range []int64{0, 50, 100, 1000, 1010, 5000, 20_000} {
-		release := stuck(b)
+		release := b.stuck()
 		var d fullDisk
 		d.free.Store(room)
 		cfg := ProducerConfig{Name: "test", QueueBytes: 1000, Spill: SpillConfig{Dir: t.TempDir(), MaxBytes: 1 << 20, After: 1, open: d.open}}
@@ -427,12 +427,12 @@ func TestFullDiskRefusesOnKfake(t *testing.T) {
 	}
 }
 
-// TestSpillAtItsBoundRefusesOnKfake: the bound of the files is kept, and room is
+// TestSpillAtItsBoundRefuses: the bound of the files is kept, and room is
 // free again as files are acknowledged.
-func TestSpillAtItsBoundRefusesOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
-	release := stuck(b)
+func TestSpillAtItsBoundRefuses(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
+	release := b.stuck()
 	cfg := ProducerConfig{Name: "test", QueueBytes: 1000, Spill: SpillConfig{Dir: t.TempDir(), MaxBytes: 100_000, After: 1}}
 	p := newProducer(t, c, cfg)
 	watchQueue(t, p, 1000, cfg.Spill.MaxBytes)
@@ -470,7 +470,7 @@ func TestSpillAtItsBoundRefusesOnKfake(t *testing.T) {
 	if err := p.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	release = stuck(b)
+	release = b.stuck()
 	if fill() == nil || id < first+500 {
 		t.Errorf("only %d records more were taken once all was acknowledged", id-first)
 	}
@@ -484,9 +484,9 @@ func TestSpillAtItsBoundRefusesOnKfake(t *testing.T) {
 }
 
 // TestUnwritableFolder: at start it is an error, later Append says so.
-func TestUnwritableFolderOnKfake(t *testing.T) {
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
+func TestUnwritableFolder(t *testing.T) {
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -494,7 +494,7 @@ func TestUnwritableFolderOnKfake(t *testing.T) {
 	if _, err := c.NewProducer(t.Context(), leftoverConfig(file), component.Discard()); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file for a folder gave %v", err)
 	}
-	release := stuck(b)
+	release := b.stuck()
 	dir := t.TempDir()
 	p := newProducer(t, c, leftoverConfig(dir))
 	if err := os.RemoveAll(dir); err != nil { // root writes to whatever is there
@@ -518,16 +518,16 @@ func TestUnwritableFolderOnKfake(t *testing.T) {
 }
 
 // TestFullTmpfs is TestFullDiskRefuses on a real device; only root can mount one.
-func TestFullTmpfsOnKfake(t *testing.T) {
+func TestFullTmpfs(t *testing.T) {
 	dir := t.TempDir()
 	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Logf("no tmpfs can be mounted here (%v: %s): TestFullDiskRefusesOnKfake stands for it", err, out)
+		t.Logf("no tmpfs can be mounted here (%v: %s): TestFullDiskRefuses stands for it", err, out)
 		return
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
-	b := startKfake(t, "")
-	c := connect(t, testConfig(b.Addr()))
-	release := stuck(b)
+	b, _ := startFaulty(t)
+	c := connect(t, testConfig(b.proxied))
+	release := b.stuck()
 	cfg := leftoverConfig(dir)
 	p := newProducer(t, c, cfg)
 	var err error

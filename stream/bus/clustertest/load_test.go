@@ -56,6 +56,9 @@ type loadOptions struct {
 	only []int32 // partitions that are written; nil is all
 	size int     // of a value, in bytes; 0 is 80
 	seed string  // the only broker that is configured; "" is all
+	// spills gives the producer files instead of blocking its load, and a queue of
+	// so many bytes.
+	spills int
 }
 
 func startLoad(t testing.TB, c *cluster, o loadOptions) *load {
@@ -78,7 +81,11 @@ func startLoad(t testing.TB, c *cluster, o loadOptions) *load {
 	env.Log, env.Metrics = slog.New(slog.NewTextHandler(l.log, nil)), l.metrics
 	l.client = connect(t, cfg, env)
 	var err error
-	if l.p, err = l.client.NewProducer(t.Context(), bus.ProducerConfig{Name: "test", Blocking: true, QueueBytes: loadQueue}, env); err != nil {
+	producer := bus.ProducerConfig{Name: "test", Blocking: true, QueueBytes: loadQueue}
+	if o.spills > 0 {
+		producer.QueueBytes, producer.Spill = o.spills, bus.SpillConfig{Dir: t.TempDir(), MaxBytes: 64 << 20, After: time.Millisecond}
+	}
+	if l.p, err = l.client.NewProducer(t.Context(), producer, env); err != nil {
 		t.Fatal(err)
 	}
 	k := l.client.NewConsumer(bus.ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}, KeepCopies: true}, env)
