@@ -83,7 +83,8 @@ func startLoad(t testing.TB, c *cluster, o loadOptions) *load {
 	var err error
 	producer := bus.ProducerConfig{Name: "test", Blocking: true, QueueBytes: loadQueue}
 	if o.spills > 0 {
-		producer.QueueBytes, producer.Spill = o.spills, bus.SpillConfig{Dir: t.TempDir(), MaxBytes: 64 << 20, After: time.Millisecond}
+		producer.Blocking, producer.QueueBytes = false, o.spills
+		producer.Spill = bus.SpillConfig{Dir: t.TempDir(), MaxBytes: 64 << 20, After: time.Millisecond}
 	}
 	if l.p, err = l.client.NewProducer(t.Context(), producer, env); err != nil {
 		t.Fatal(err)
