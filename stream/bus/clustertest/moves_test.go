@@ -46,7 +46,7 @@ func TestLeadersMovedWhileTheQueueSpills(t *testing.T) {
 	c := startCluster(t)
 	l := startLoad(t, c, loadOptions{spills: 8 << 10})
 	moves := 0
-	for round := range 3 {
+	for round := range 2 {
 		l.calm()
 		victim := c.leader(t, event.TopicMarket, 0)
 		if err := c.Broker(victim).Pause(); err != nil {
