@@ -210,6 +210,7 @@ func (k *Consumer) serve(ctx, genCtx context.Context, gen *kafka.Generation, han
 		}
 		return false, err
 	}
+	k.room.among(len(mine))
 	changed, draining := k.begin(mine)
 	defer k.finish(mine)
 

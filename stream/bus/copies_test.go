@@ -8,7 +8,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -151,59 +150,6 @@ func TestCopiesFromAThousandStarts(t *testing.T) {
 				t.Fatalf("started at %d, offset %d is a second copy: %t, want %t", start, o, got, want[o])
 			}
 		}
-	}
-}
-
-// The same on a real log, through readers, with the real window.
-func TestReadersDropOrMarkCopiesWhereverTheyStart(t *testing.T) {
-	b := startBroker(t)
-	c := connect(t, testConfig(b.Addr()))
-	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	log := drawLog(2*copyWindow+2000, copyWindow)
-	rule := newCopies(copyWindow)
-	want := make([]bool, len(log))
-	for o, r := range log {
-		want[o] = rule.second(int64(o), r.key, r.value)
-		if err := p.Append(event.TopicMarket, 2, r.key, r.value, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := p.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, start := range []int64{0, 1, 777, copyWindow, copyWindow + 12_345, int64(len(log)) - 1000} {
-		for _, keep := range []bool{false, true} {
-			r, err := c.NewReader(t.Context(), ReaderConfig{Topic: event.TopicMarket, Partition: 2, Offset: start, KeepCopies: keep}, component.Discard())
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.EndAt(int64(len(log)))
-			next := start
-			for {
-				records, err := r.Next(t.Context())
-				if err != nil {
-					break
-				}
-				for _, rec := range records {
-					for ; !keep && next < rec.Offset; next++ {
-						if !want[next] {
-							t.Fatalf("started at %d: record %d is missing and no copy", start, next)
-						}
-					}
-					if rec.Offset != next || rec.SecondCopy != want[next] || !bytes.Equal(rec.Value, log[next].value) || !bytes.Equal(rec.Key, log[next].key) {
-						t.Fatalf("started at %d: record %d (copy %t), want %d (copy %t)", start, rec.Offset, rec.SecondCopy, next, want[next])
-					}
-					next++
-				}
-			}
-			if r.Position() != int64(len(log)) {
-				t.Errorf("started at %d: position %d at the end, want %d", start, r.Position(), len(log))
-			}
-			r.Close()
-		}
-	}
-	if total(t, c.metrics.secondCopies) == 0 {
-		t.Error("no second copy was counted")
 	}
 }
 

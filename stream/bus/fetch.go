@@ -203,6 +203,7 @@ func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 		}}}},
 	}}
 	if f.more {
+		call.MaxWaitTime = 0 // others may want the room
 		call.held = bufferSize(int64(ask) + answerHead)
 		if err := f.room.take(ctx, call.held); err != nil {
 			return c, err

@@ -55,17 +55,12 @@ func newPrefetch(limit int64, gauge prometheus.Gauge) *prefetch {
 	return &prefetch{limit: limit, gauge: gauge}
 }
 
-// join and leave count the readers.
-func (p *prefetch) join() {
+// among says how many readers share it: all there are going to be, or those who come
+// first could take what is the others'.
+func (p *prefetch) among(readers int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.readers++
-}
-
-func (p *prefetch) leave() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.readers--
+	p.readers = int64(readers)
 }
 
 // ask is how many bytes of records a reader asks for: so many that prefetchDepth

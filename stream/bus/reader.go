@@ -76,6 +76,7 @@ type Reader struct {
 
 	position int64 // of the next record to deliver
 	from     int64 // records before it only fill the window of copies
+	begin    int64 // where that window begins, or the log, if that is later
 
 	// The chunk in hand and where Next stands in it.
 	chunk    chunk
@@ -145,11 +146,11 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 		r.copies = newCopies(copyWindow)
 		begin = max(bounds.Start, offset-copyWindow)
 	}
+	r.begin = begin
 	r.room = cfg.room
 	if r.room == nil {
 		r.room = newPrefetch(readerPrefetch, nil)
 	}
-	r.room.join()
 	r.fetch = newFetcher(c, cfg.Topic, cfg.Partition, begin, spec.Compacted, r.room, env)
 	r.fetch.passDamaged = cfg.passDamaged && spec.Compacted
 	var run context.Context
@@ -241,7 +242,7 @@ func (r *Reader) parse() error {
 		}
 		r.left--
 		offset := r.batch.base + raw.offsetDelta
-		if offset < r.position && offset >= r.from {
+		if offset < r.begin || (offset < r.position && offset >= r.from) {
 			continue // a batch is served whole, also when it is entered in its middle
 		}
 		second := r.copies != nil && r.copies.second(offset, raw.key, raw.value)
@@ -391,7 +392,6 @@ func (r *Reader) Close() {
 	r.chunk.release()
 	r.pack()
 	r.rest, r.body, r.left, r.out = nil, nil, 0, nil
-	r.room.leave()
 }
 
 // ReadAll reads a partition from its start (or the given offset) to its end as
