@@ -88,6 +88,10 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 			if begins, known := a.consumer.client.Begins(a.Topic, a.Partition); known && begins > a.Start {
 				from = begins
 			}
+			if begin := max(from, a.Start); a.End > begin {
+				a.consumer.env.Log.Warn("the group has no offset here, and its role names none: it begins at the log's start", "group", a.consumer.group,
+					"topic", a.Topic, "partition", a.Partition, "start", begin, "end", a.End, "records", a.End-begin)
+			}
 		}
 		if err := a.Seek(ctx, from); err != nil {
 			return nil, err

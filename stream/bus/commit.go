@@ -68,6 +68,60 @@ func (k *Consumer) commit(gen *kafka.Generation, from ...*Assignment) error {
 	k.commits.Inc()
 	for a, next := range sent {
 		a.committed(next)
+		k.known[TopicPartition{a.Topic, a.Partition}] = next
 	}
 	return nil
+}
+
+// stands returns the group's offsets in partitions of a topic, -1 where it has none.
+// kafka-go gives the same for an offset that is not there and one that the answer
+// leaves out: so what is not there is asked for again, until an answer says so.
+// An offset before what this process has committed is fatal: it was set back, deleted
+// or lost, and whoever goes on there must know.
+func (k *Consumer) stands(ctx context.Context, topic string, owned []kafka.PartitionAssignment, bounds []Bounds) ([]int64, error) {
+	at := make([]int64, len(owned))
+	var missing []int
+	for i, p := range owned {
+		if at[i] = max(p.Offset, -1); at[i] < 0 {
+			missing = append(missing, p.ID)
+		}
+	}
+	for attempt := 0; len(missing) > 0; attempt++ {
+		// That there is no such group is no answer to one of its members.
+		committed, err := k.client.offsetsOf(ctx, k.group, topic, missing)
+		if code, answered := errorCode(err); answered && permanent(code) {
+			return nil, component.Fatal(fmt.Errorf("%w%s", err, remedy(code, k.whose(code))))
+		}
+		if err == nil {
+			for i, p := range owned {
+				if found, ok := committed[int32(p.ID)]; ok {
+					at[i] = found
+				}
+			}
+			break
+		}
+		if attempt == commitWarnAfter {
+			k.env.Log.Warn("asking for the group's offsets is being retried", "group", k.group, "topic", topic, "error", err)
+		}
+		if err := sleep(ctx, backoff(attempt)); err != nil {
+			return nil, err
+		}
+	}
+	k.committing.Lock()
+	defer k.committing.Unlock()
+	for i, p := range owned {
+		known, ok := k.known[TopicPartition{topic, int32(p.ID)}]
+		if !ok || at[i] >= known {
+			continue
+		}
+		now, from := "is gone", bounds[i].Start
+		if at[i] >= 0 {
+			now, from = fmt.Sprintf("is %d", at[i]), at[i]
+		}
+		return nil, component.Fatal(fmt.Errorf("joining group %s: its offset in %s/%d, which this process committed at %d, %s: "+
+			"it was set back, deleted or lost, and %d records that were done lie between; start this process again to go on from offset %d, "+
+			"or first set it forward: kafka-consumer-groups.sh --bootstrap-server BROKER --group %s --reset-offsets --topic %s:%d --to-offset %d --execute",
+			k.group, topic, p.ID, known, now, known-from, from, k.group, k.client.prefix()+topic, p.ID, known))
+	}
+	return at, nil
 }

@@ -65,7 +65,8 @@ type Consumer struct {
 	commits, generations prometheus.Counter
 
 	committing sync.Mutex
-	refused    int // commits in a row
+	refused    int                      // commits in a row
+	known      map[TopicPartition]int64 // what this process has committed
 
 	readyOnce sync.Once
 	ready     chan struct{}
@@ -89,6 +90,7 @@ func (c *Client) NewConsumer(cfg ConsumerConfig, env component.Env) *Consumer {
 	return &Consumer{
 		client: c, cfg: cfg, env: env, group: group, room: newPrefetch(cfg.PrefetchBytes, c.metrics.prefetchBytes.WithLabelValues(group)),
 		commits: c.metrics.commits.WithLabelValues(group), generations: c.metrics.rebalances.WithLabelValues(group),
+		known: make(map[TopicPartition]int64),
 		ready: make(chan struct{}), active: make(map[*Assignment]struct{}), changed: make(chan struct{}),
 	}
 }
@@ -348,11 +350,15 @@ func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*A
 		if err != nil {
 			return nil, err
 		}
-		for i, p := range owned {
+		stands, err := k.stands(ctx, topic, owned, bounds)
+		if err != nil {
+			return nil, err
+		}
+		for i, at := range stands {
 			mine = append(mine, &Assignment{
 				Topic: topic, Partition: ids[i], Incarnation: k.client.Incarnation(topic), Generation: gen.ID,
-				Committed: max(p.Offset, -1), Start: bounds[i].Start, End: bounds[i].End,
-				consumer: k, ready: make(chan struct{}), next: -1, sent: max(p.Offset, -1), moved: time.Now(),
+				Committed: at, Start: bounds[i].Start, End: bounds[i].End,
+				consumer: k, ready: make(chan struct{}), next: -1, sent: at, moved: time.Now(),
 			})
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -216,6 +217,17 @@ func (c *Client) members(ctx context.Context, group string) (hosts []string, err
 // committed returns the group's offsets, by partition; one that has none is left
 // out.
 func (c *Client) committed(ctx context.Context, group, topic string, partitions []int) (map[int32]int64, error) {
+	at, err := c.offsetsOf(ctx, group, topic, partitions)
+	if errors.Is(err, kafka.GroupIdNotFound) {
+		return nil, nil
+	}
+	maps.DeleteFunc(at, func(_ int32, offset int64) bool { return offset < 0 })
+	return at, err
+}
+
+// offsetsOf returns the group's offset in each of the partitions, -1 where the broker
+// says that there is none; a partition that the answer leaves out is an error.
+func (c *Client) offsetsOf(ctx context.Context, group, topic string, partitions []int) (map[int32]int64, error) {
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	res, err := c.kafka.OffsetFetch(call, &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{c.prefix() + topic: partitions}})
@@ -223,9 +235,6 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 		err = res.Error
 	}
 	if err != nil {
-		if errors.Is(err, kafka.GroupIdNotFound) {
-			return nil, nil
-		}
 		return nil, fmt.Errorf("reading the offsets of group %s in %s: %w", group, topic, err)
 	}
 	at := make(map[int32]int64)
@@ -233,8 +242,11 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 		if p.Error != nil {
 			return nil, fmt.Errorf("reading the offsets of group %s in %s/%d: %w", group, topic, p.Partition, p.Error)
 		}
-		if p.CommittedOffset >= 0 {
-			at[int32(p.Partition)] = p.CommittedOffset
+		at[int32(p.Partition)] = max(p.CommittedOffset, -1)
+	}
+	for _, p := range partitions {
+		if _, answered := at[int32(p)]; !answered {
+			return nil, fmt.Errorf("reading the offsets of group %s in %s/%d: the answer leaves the partition out", group, topic, p)
 		}
 	}
 	return at, nil
