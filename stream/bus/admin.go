@@ -365,7 +365,7 @@ func (c *Client) awaitBounds(ctx context.Context, topic string, partitions []int
 			return bounds, nil
 		}
 		if code, ok := errorCode(err); ok && permanent(code) {
-			return nil, component.Fatal(fmt.Errorf("reading the offsets of %s: %w%s", topic, err, c.grant(code, []string{name})))
+			return nil, component.Fatal(fmt.Errorf("reading the offsets of %s: %w%s", topic, err, c.grant(code, name)))
 		}
 		if attempt == 20 {
 			c.env.Log.Warn("reading the offsets is being retried", "topic", topic, "error", err)

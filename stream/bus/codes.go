@@ -77,20 +77,9 @@ func ambiguous(code kafka.Error) bool {
 
 // remedy is what to do about a code, to follow it in a message; who is the name of
 // the topic, group or owner that the request was for. Empty where there is nothing
-// to say beyond the code's own words.
+// to say beyond the code's own words; Client.grant has what is not allowed.
 func remedy(code kafka.Error, who string) string {
-	allow := func(resource string) string {
-		return fmt.Sprintf("; allow it: kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME --operation All %s", resource)
-	}
 	switch code {
-	case kafka.TopicAuthorizationFailed:
-		return allow("--topic " + who)
-	case kafka.GroupAuthorizationFailed:
-		return allow("--group " + who)
-	case kafka.TransactionalIDAuthorizationFailed:
-		return allow("--transactional-id " + who)
-	case kafka.ClusterAuthorizationFailed:
-		return allow("--cluster")
 	case kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState, kafka.SecurityDisabled:
 		return "; check bus.sasl, bus.user and bus.password"
 	case kafka.UnsupportedVersion:
@@ -115,7 +104,7 @@ func (k *Consumer) whose(code kafka.Error) string {
 
 // joinError explains why a group cannot be joined.
 func (k *Consumer) joinError(code kafka.Error) error {
-	return component.Fatal(fmt.Errorf("joining group %s for %v: %w%s", k.group, k.cfg.Topics, code, remedy(code, k.whose(code))))
+	return component.Fatal(fmt.Errorf("joining group %s for %v: %w%s", k.group, k.cfg.Topics, code, k.client.grant(code, k.whose(code))))
 }
 
 // errorCode returns the code of an answer; ok is false for errors that are no

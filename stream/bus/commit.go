@@ -56,7 +56,7 @@ func (k *Consumer) commit(gen *kafka.Generation, from ...*Assignment) error {
 		k.client.metrics.errors.WithLabelValues("commit").Inc()
 		code, _ := errorCode(err)
 		if judgeCommit(code) == fatal {
-			return component.Fatal(fmt.Errorf("committing %v of group %s in generation %d: %w%s", offsets, k.group, gen.ID, code, remedy(code, k.whose(code))))
+			return component.Fatal(fmt.Errorf("committing %v of group %s in generation %d: %w%s", offsets, k.group, gen.ID, code, k.client.grant(code, k.whose(code))))
 		}
 		if k.refused++; k.refused%commitWarnAfter == 0 {
 			k.env.Log.Warn("commits are refused; what is not committed would be read again after a restart",

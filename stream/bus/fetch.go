@@ -292,7 +292,7 @@ func (f *fetcher) answerError(ctx context.Context, code kafka.Error) error {
 		return code
 	}
 	if permanent(code) {
-		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w%s", f.topic, f.partition, f.next, code, f.client.grant(code, []string{f.name})))
+		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w%s", f.topic, f.partition, f.next, code, f.client.grant(code, f.name)))
 	}
 	return code
 }

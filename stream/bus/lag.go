@@ -68,7 +68,7 @@ func (c *Client) Lag(ctx context.Context, group string, topics ...string) ([]Lag
 	case err == nil:
 		committed = res.Topics
 	case !errors.Is(err, kafka.GroupIdNotFound):
-		return nil, fmt.Errorf("reading the lag of %s: %w", group, err)
+		return nil, fmt.Errorf("reading the lag of %s: %w%s", group, err, c.grant(err, group))
 	default: // a group that never committed
 		for name, parts := range ask {
 			for _, p := range parts {
@@ -88,7 +88,7 @@ func (c *Client) Lag(ctx context.Context, group string, topics ...string) ([]Lag
 		}
 		for _, p := range parts {
 			if p.Error != nil {
-				return nil, fmt.Errorf("reading the lag of %s on %s/%d: %w", group, topic, p.Partition, p.Error)
+				return nil, fmt.Errorf("reading the lag of %s on %s/%d: %w%s", group, topic, p.Partition, p.Error, c.grant(p.Error, name))
 			}
 			b := bounds[p.Partition]
 			var gone int64

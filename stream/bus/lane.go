@@ -422,7 +422,7 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 		if code == kafka.TransactionalIDAuthorizationFailed {
 			who = l.p.client.prefix() + "autohedge." + l.p.owns()
 		}
-		err = fmt.Errorf("%s: %w%s", where, err, l.p.client.grant(code, []string{who}))
+		err = fmt.Errorf("%s: %w%s", where, err, l.p.client.grant(code, who))
 	}
 	err = component.Fatal(err)
 	l.p.fail(err)

@@ -73,7 +73,7 @@ func (c *Client) addLogDirs(ctx context.Context, use *DiskUse, broker int32) err
 		return fmt.Errorf("answer of type %T", m)
 	}
 	if code := kafka.Error(res.ErrorCode); code != 0 {
-		return fmt.Errorf("%w%s", code, c.grant(code, nil))
+		return fmt.Errorf("%w%s", code, c.grant(code))
 	}
 	for _, r := range res.Results {
 		dir := LogDir{Broker: broker, Path: r.LogDir, Total: r.TotalBytes, Usable: r.UsableBytes}

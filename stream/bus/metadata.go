@@ -147,7 +147,7 @@ func (c *Client) refusal(l *layout, names []string) error {
 	if len(list) > 1 {
 		topics = "topics " + strings.Join(list, ", ")
 	}
-	return component.Fatal(fmt.Errorf("%s: %w, so that nobody knows whether it exists: %w%s", topics, ErrRefused, code, c.grant(code, list)))
+	return component.Fatal(fmt.Errorf("%s: %w, so that nobody knows whether it exists: %w%s", topics, ErrRefused, code, c.grant(code, list...)))
 }
 
 // gone is why a topic has been unknown to the brokers for so long: deleted, or not
@@ -162,23 +162,33 @@ func (c *Client) gone(ctx context.Context, topic string, err error) error {
 	return fmt.Errorf("the topic has been unknown to the brokers for %s; start again where it was deleted, which creates it anew (see \"autohedge topics\"): %w", topicGone, err)
 }
 
-// grant is the command by which somebody who may allows this user the topics that
-// were refused with the code, to follow it in a message.
-func (c *Client) grant(err error, topics []string) string {
+// grant is the command by which somebody who may allows this user the topics, the
+// group or the transactional id that were refused with the code, to follow it in a
+// message; for other codes it is their remedy.
+func (c *Client) grant(err error, names ...string) string { return c.grantTo("All", err, names...) }
+
+// grantTo is grant of one operation.
+func (c *Client) grantTo(operation string, err error, names ...string) string {
 	code, _ := errorCode(err)
-	resource := ""
+	option, note := "", ""
 	switch code {
 	case kafka.TopicAuthorizationFailed:
-		for _, t := range topics {
-			resource += " --topic " + t
-		}
+		option, note = " --topic ", " (Describe alone lets it look)"
+	case kafka.GroupAuthorizationFailed:
+		option, note = " --group ", " (Describe alone lets it look)"
+	case kafka.TransactionalIDAuthorizationFailed:
+		option = " --transactional-id "
 	case kafka.ClusterAuthorizationFailed:
-		resource = " --cluster"
+		option, names = " --cluster", []string{""}
 	default:
-		return remedy(code, strings.Join(topics, ", "))
+		return remedy(code, strings.Join(names, ", "))
 	}
-	return fmt.Sprintf("; allow %s what the engine does there (Describe alone lets it look): `kafka-acls.sh --bootstrap-server %s%s --add --allow-principal User:%s --operation All%s`",
-		c.who(), c.cfg.Brokers[0], c.commandConfig(), c.principal(), resource)
+	resource := ""
+	for _, name := range names {
+		resource += option + name
+	}
+	return fmt.Sprintf("; allow %s what the engine does there%s: `kafka-acls.sh --bootstrap-server %s%s --add --allow-principal User:%s --operation %s%s`",
+		c.who(), note, c.cfg.Brokers[0], c.commandConfig(), c.principal(), operation, resource)
 }
 
 // who names the user as the brokers know it, for people.

@@ -172,7 +172,10 @@ func (c *Client) initProducer(ctx context.Context, owner string, env component.E
 			err = fmt.Errorf("broker gave producer id %d", res.Producer.ProducerID)
 		}
 		if code, ok := errorCode(err); ok && permanent(code) {
-			return 0, 0, component.Fatal(fmt.Errorf("asking for a producer id for owner %q: %w%s", owner, err, remedy(code, owner)))
+			if owner == "" { // or Write on any topic
+				return 0, 0, component.Fatal(fmt.Errorf("asking for a producer id: %w%s", err, c.grantTo("IdempotentWrite", err)))
+			}
+			return 0, 0, component.Fatal(fmt.Errorf("asking for the producer id of owner %q: %w%s", owner, err, c.grant(err, owner)))
 		}
 		if attempt == 20 {
 			env.Log.Warn("waiting for a producer id", "error", err)

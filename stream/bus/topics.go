@@ -225,7 +225,7 @@ func (c *Client) topicStates(ctx context.Context) ([]TopicState, error) {
 			s.Missing = true
 			continue
 		case refused:
-			s.Refused = fmt.Sprintf("%s%s", t.Error, c.grant(t.Error, []string{s.Name}))
+			s.Refused = fmt.Sprintf("%s%s", t.Error, c.grant(t.Error, s.Name))
 			continue
 		}
 		s.Partitions = len(t.Partitions)

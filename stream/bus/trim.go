@@ -119,7 +119,7 @@ func (c *Client) DeleteRecords(ctx context.Context, topic string, before map[int
 				}
 			}
 			if code, ok := errorCode(err); ok && !code.Temporary() && code != kafka.BrokerNotAvailable {
-				return starts, fmt.Errorf("trimming %s/%d before offset %d: %w", topic, p, before[p], err)
+				return starts, fmt.Errorf("trimming %s/%d before offset %d: %w%s", topic, p, before[p], err, c.grant(err, c.prefix()+topic))
 			}
 			if sleep(ctx, backoff(attempt)) != nil {
 				return starts, fmt.Errorf("trimming %s/%d before offset %d: %w", topic, p, before[p], err)
