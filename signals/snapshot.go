@@ -30,7 +30,7 @@ const snapshotForm = StateForm<<8 | 1
 // lies before the newest one's Input, less the window of second copies, is read
 // again by no start.
 func SnapshotKey(partition int32) bus.SnapshotKey {
-	return bus.SnapshotKey{Topic: event.TopicSignalState, Partition: partition, Name: "engine", Input: event.TopicMarket}
+	return bus.SnapshotKey{Topic: event.TopicSignalState, Partition: partition, Name: "engine", Input: event.TopicMarket, Owner: ownerKey(partition)}
 }
 
 // saves is what an owner knows of its snapshots. Its fields are those of the

@@ -48,6 +48,7 @@ type Client struct {
 	partitions map[string]int32 // by topic, without the session's prefix
 	closed     map[string]error // why a topic is not among them although it may exist; replaced as a whole
 	meta       *metaView        // replaced as a whole, never changed
+	reigns     map[TopicPartition]reign
 }
 
 // Connect checks that the brokers answer; it waits up to 10 s (or as long as

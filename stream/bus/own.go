@@ -100,7 +100,20 @@ func (c *Client) Own(ctx context.Context, cfg OwnConfig, env component.Env) (*Ow
 		}
 		return nil, fmt.Errorf("owning %s: %w", cfg.Key, err)
 	}
+	for _, at := range o.partitions {
+		c.noteReign(at, reign{o.key, highest(claims)})
+	}
 	return o, nil
+}
+
+// highest is the number of the last owner that the claims tell of, 0 without any.
+func highest(claims []claim) (number uint64) {
+	for _, x := range claims {
+		if !x.seal() {
+			number = max(number, x.Number)
+		}
+	}
+	return number
 }
 
 // candidate is who may claim the key, and the claims that there are.

@@ -26,6 +26,17 @@ type setting struct {
 // nobody who is reading it has it compacted away before them.
 const compactionLag = time.Hour
 
+// What bounds a state topic on the disk. Apache Kafka compacts all but the newest
+// segment, once a tenth of the rest was replaced a minute ago: of a partition lie
+// there two slots, a segment, and what was saved in that minute.
+const (
+	stateSegmentBytes  = 64 << 20
+	stateSegment       = 10 * time.Minute
+	stateCompactionLag = time.Minute // an owner that loads has it loaded by then
+	stateCompacted     = time.Hour   // at the latest, whatever part was replaced
+	stateDirty         = "0.1"
+)
+
 // maxMessageBytes is Kafka's own default of max.message.bytes; our batches are
 // smaller.
 const maxMessageBytes = 1_048_588
@@ -38,6 +49,19 @@ func (c *Client) settings(spec event.TopicSpec, replicas int) []setting {
 	}
 	give := func(s setting) { s.given = true; list = append(list, s) }
 	switch {
+	case spec.State:
+		give(exactly("cleanup.policy", "compact", "the newest record of a key must stay for ever"))
+		const why = "what was replaced stays until the disk is full"
+		give(atMost("segment.bytes", stateSegmentBytes, 4*stateSegmentBytes, why))
+		give(atMost("segment.ms", stateSegment.Milliseconds(), (24 * time.Hour).Milliseconds(), why))
+		give(atMost("max.compaction.lag.ms", stateCompacted.Milliseconds(), (24 * time.Hour).Milliseconds(), why))
+		lag := atMost("min.compaction.lag.ms", stateCompactionLag.Milliseconds(), stateCompacted.Milliseconds(), why)
+		lag.warn = true
+		give(lag)
+		give(setting{
+			name: "min.cleanable.dirty.ratio", value: stateDirty, want: "0.5 or less", why: why, warn: true,
+			ok: func(v string) bool { n, err := strconv.ParseFloat(v, 64); return err == nil && n <= 0.5 },
+		})
 	case spec.Compacted:
 		give(exactly("cleanup.policy", "compact", "the newest record of a key must stay for ever"))
 		lag := atLeast("min.compaction.lag.ms", compactionLag.Milliseconds(), "a record that was replaced may go before a reader has seen it")
@@ -71,6 +95,14 @@ func atLeast(name string, least int64, why string) setting {
 	return setting{
 		name: name, value: strconv.FormatInt(least, 10), want: human(name, least) + " or more", why: why,
 		ok: func(v string) bool { n, err := strconv.ParseInt(v, 10, 64); return err == nil && n >= least },
+	}
+}
+
+// atMost is a number with an upper bound, which is created as less.
+func atMost(name string, value, most int64, why string) setting {
+	return setting{
+		name: name, value: strconv.FormatInt(value, 10), want: human(name, most) + " or less", why: why,
+		ok: func(v string) bool { n, err := strconv.ParseInt(v, 10, 64); return err == nil && n >= 0 && n <= most },
 	}
 }
 
@@ -128,7 +160,7 @@ func human(name string, n int64) string {
 			}
 		}
 		return fmt.Sprintf("%d (%s)", n, text)
-	case strings.HasSuffix(name, "retention.bytes") && n >= 1<<20:
+	case (strings.HasSuffix(name, "retention.bytes") || name == "segment.bytes") && n >= 1<<20:
 		return fmt.Sprintf("%d (%.3g GiB)", n, float64(n)/(1<<30))
 	}
 	return strconv.FormatInt(n, 10)

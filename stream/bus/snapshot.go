@@ -55,6 +55,10 @@ type SnapshotKey struct {
 	Name string
 	// Input is the topic whose records the state follows from.
 	Input string
+	// Owner is the key of whoever saves it, "signals.2"; those who only look learn
+	// from topic meta who that is, and where it is empty they read the partition
+	// whole.
+	Owner string
 }
 
 func (k *SnapshotKey) at() TopicPartition { return TopicPartition{k.Topic, k.Partition} }
@@ -168,6 +172,7 @@ func (c *Client) save(ctx context.Context, p *Producer, k SnapshotKey, s *Snapsh
 	}
 	saves.last, saves.input = m.Slot, m.Input
 	saves.whole++
+	c.noteReign(k.at(), reign{o.key, o.number})
 	c.clear(ctx, p, k, m, saves)
 	return nil
 }

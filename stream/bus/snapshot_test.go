@@ -84,10 +84,16 @@ func captured(t testing.TB, c *Client) *stateLog {
 	return l
 }
 
-// load is LoadSnapshot of the records.
-func (l *stateLog) load(t testing.TB, c *Client) (s *Snapshot, damaged int) {
-	t.Helper()
-	x := loader{key: snapKey, incarnation: c.Incarnation(snapKey.Input), damaged: func(found) { damaged++ }}
+// loader is that of LoadSnapshot, reading the records.
+func (l *stateLog) loader(c *Client) *loader {
+	x := &loader{key: snapKey, incarnation: c.Incarnation(snapKey.Input), damaged: func(found) {}}
+	x.last, x.known = c.reigns[snapKey.at()]
+	x.bounds = func() (b Bounds, _ error) {
+		if n := len(l.records); n > 0 {
+			b = Bounds{l.records[0].Offset, l.records[n-1].Offset + 1}
+		}
+		return b, nil
+	}
 	x.scan = func(from, end int64, each func(Record) error) error {
 		for _, r := range l.records {
 			if r.Offset < from || end != logEnd && r.Offset >= end {
@@ -99,6 +105,14 @@ func (l *stateLog) load(t testing.TB, c *Client) (s *Snapshot, damaged int) {
 		}
 		return nil
 	}
+	return x
+}
+
+// load is LoadSnapshot of the records.
+func (l *stateLog) load(t testing.TB, c *Client) (s *Snapshot, damaged int) {
+	t.Helper()
+	x := l.loader(c)
+	x.damaged = func(found) { damaged++ }
 	s, err := x.load()
 	if err != nil {
 		t.Fatal(err)

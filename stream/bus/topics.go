@@ -340,7 +340,7 @@ func (c *Client) describeSettings(ctx context.Context, topics []string) (map[str
 		return map[string]topicSettings{}, nil
 	}
 	var names []string
-	for _, spec := range []event.TopicSpec{{}, {Compacted: true}} {
+	for _, spec := range []event.TopicSpec{{}, {Compacted: true}, {Compacted: true, State: true}} {
 		for _, s := range c.settings(spec, 1) {
 			if !slices.Contains(names, s.name) {
 				names = append(names, s.name)

@@ -64,29 +64,25 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int32, at
 // SnapshotFloor returns the input offset of the older of the two newest snapshots
 // that are whole: a start may fall back to it. ok is false until there are two.
 func (c *Client) SnapshotFloor(ctx context.Context, k SnapshotKey) (input int64, ok bool, err error) {
-	l := c.loader(ctx, k)
-	manifests, err := l.manifests()
+	whole := 0
+	l, err := c.loader(ctx, k)
+	if err == nil {
+		err = l.newest(func(m found) (done bool, err error) {
+			if m.InputTopic != k.Input || m.Incarnation != c.Incarnation(k.Input) {
+				return false, nil
+			}
+			state, err := l.state(m)
+			if err != nil || state == nil {
+				return false, err
+			}
+			if whole++; whole == 1 || m.Input < input {
+				input = m.Input
+			}
+			return whole == 2, nil
+		})
+	}
 	if err != nil {
 		return 0, false, fmt.Errorf("looking for snapshots %s in %s/%d: %w", k.Name, k.Topic, k.Partition, err)
 	}
-	whole := 0
-	for _, m := range manifests {
-		if m.InputTopic != k.Input || m.Incarnation != c.Incarnation(k.Input) {
-			continue
-		}
-		state, err := l.state(m)
-		if err != nil {
-			return 0, false, fmt.Errorf("looking for snapshots %s in %s/%d: %w", k.Name, k.Topic, k.Partition, err)
-		}
-		if state == nil {
-			continue
-		}
-		if whole++; whole == 1 || m.Input < input {
-			input = m.Input
-		}
-		if whole == 2 {
-			return input, true, nil
-		}
-	}
-	return 0, false, nil
+	return input, whole == 2, nil
 }

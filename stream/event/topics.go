@@ -30,6 +30,9 @@ type TopicSpec struct {
 	// Forever topics are never trimmed: a role rebuilds its state from their
 	// start.
 	Forever bool
+	// State topics are compacted ones in which roles save their state over and over:
+	// what was replaced goes soon.
+	State bool
 	// Key says what the record keys are, for people.
 	Key string
 }
@@ -47,8 +50,8 @@ var Topics = []TopicSpec{
 	{Name: TopicDead, Key: "source topic and partition", Single: true},
 	{Name: TopicInstruments, Key: "venue|symbol", Single: true, Compacted: true},
 	{Name: TopicMeta, Key: "topic|incarnation", Single: true, Compacted: true},
-	{Name: TopicSignalState, Key: "owner's partition", Compacted: true},
-	{Name: TopicSinkState, Key: "owner's topic and partition", Compacted: true},
+	{Name: TopicSignalState, Key: "owner's partition", Compacted: true, State: true},
+	{Name: TopicSinkState, Key: "owner's topic and partition", Compacted: true, State: true},
 }
 
 // Topic returns the spec of a topic.
