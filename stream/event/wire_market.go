@@ -103,13 +103,12 @@ type field struct {
 
 // next reads one field; n is the bytes it took, negative on a malformed one.
 func (f *field) next(b []byte) (n int) {
-	tag, n := uint64(b[0]), 1
-	if tag >= 0x80 {
-		if tag, n = protowire.ConsumeVarint(b); n < 0 {
+	f.num, f.typ, n = protowire.Number(b[0]>>3), protowire.Type(b[0]&7), 1
+	if b[0] >= 0x80 || f.num == 0 { // longer, or no field's number
+		if f.num, f.typ, n = protowire.ConsumeTag(b); n < 0 {
 			return n
 		}
 	}
-	f.num, f.typ = protowire.Number(tag>>3), protowire.Type(tag&7)
 	b = b[n:]
 	var m int
 	switch f.typ {
