@@ -229,18 +229,24 @@ func decodeInto(b []byte, visit func(*coder)) error {
 	return c.err
 }
 
-// find returns the last field of that number, as Protobuf demands.
-func (c *coder) find(num protowire.Number, typ protowire.Type) (rawField, bool) {
-	for i := len(c.read) - 1; i >= 0; i-- {
-		if c.read[i].num == num {
-			if c.read[i].typ != typ {
-				c.fail(fmt.Errorf("field %d has wire type %d, want %d", num, c.read[i].typ, typ))
-				return rawField{}, false
-			}
-			return c.read[i], true
+// each calls f with the fields of that number, all of which must be of the type.
+func (c *coder) each(num protowire.Number, typ protowire.Type, visit func(rawField)) {
+	for _, f := range c.read {
+		if f.num != num {
+			continue
 		}
+		if f.typ != typ {
+			c.fail(fmt.Errorf("field %d has wire type %d, want %d", num, f.typ, typ))
+			return
+		}
+		visit(f)
 	}
-	return rawField{}, false
+}
+
+// find returns the last field of that number, as Protobuf demands.
+func (c *coder) find(num protowire.Number, typ protowire.Type) (last rawField, ok bool) {
+	c.each(num, typ, func(f rawField) { last, ok = f, true })
+	return last, ok
 }
 
 func (c *coder) fail(err error) {
@@ -279,12 +285,17 @@ func (c *coder) uint(num protowire.Number, v *uint64) {
 }
 
 func (c *coder) uint32(num protowire.Number, v *uint32) {
-	n := uint64(*v)
-	if c.uint(num, &n); n > math.MaxUint32 {
-		c.fail(fmt.Errorf("field %d is %d, beyond 32 bits", num, n))
+	if c.reading {
+		c.each(num, protowire.VarintType, func(f rawField) {
+			if f.n > math.MaxUint32 {
+				c.fail(fmt.Errorf("field %d is %d, beyond 32 bits", num, f.n))
+			}
+			*v = uint32(f.n)
+		})
 		return
 	}
-	*v = uint32(n)
+	n := uint64(*v)
+	c.uint(num, &n)
 }
 
 func (c *coder) int(num protowire.Number, v *int64) {
@@ -383,11 +394,7 @@ func (c *coder) id(num protowire.Number, v *ID) {
 
 func (c *coder) strings(num protowire.Number, v *[]string) {
 	if c.reading {
-		for _, f := range c.read {
-			if f.num == num {
-				*v = append(*v, string(f.bytes))
-			}
-		}
+		c.each(num, protowire.BytesType, func(f rawField) { *v = append(*v, string(f.bytes)) })
 		return
 	}
 	for _, s := range *v {
@@ -417,17 +424,14 @@ func repeated[T any](c *coder, num protowire.Number, v *[]T, visit func(*T, *cod
 		}
 		return
 	}
-	for _, f := range c.read {
-		if f.num != num {
-			continue
-		}
+	c.each(num, protowire.BytesType, func(f rawField) {
 		var t T
 		if err := decodeInto(f.bytes, func(c *coder) { visit(&t, c) }); err != nil {
 			c.fail(fmt.Errorf("field %d: %w", num, err))
 			return
 		}
 		*v = append(*v, t)
-	}
+	})
 }
 
 func (c *coder) decimal(num protowire.Number, v *Decimal) {
@@ -438,17 +442,14 @@ func (c *coder) decimal(num protowire.Number, v *Decimal) {
 
 func (c *coder) nullDecimal(num protowire.Number, v *NullDecimal) {
 	if c.reading {
-		f, ok := c.find(num, protowire.BytesType)
-		if !ok {
-			*v = NullDecimal{}
-			return
-		}
-		d, err := decodeDecimal(f.bytes)
-		if err != nil {
-			c.fail(fmt.Errorf("field %d: %w", num, err))
-			return
-		}
-		*v = Some(d)
+		*v = NullDecimal{}
+		c.each(num, protowire.BytesType, func(f rawField) {
+			d, err := decodeDecimal(f.bytes)
+			if err != nil {
+				c.fail(fmt.Errorf("field %d: %w", num, err))
+			}
+			*v = Some(d)
+		})
 		return
 	}
 	if v.Valid {

@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -127,6 +128,13 @@ func (f *field) next(b []byte) (n int) {
 	return n + m
 }
 
+func (f *field) uint32() (uint32, error) {
+	if f.n > math.MaxUint32 {
+		return 0, fmt.Errorf("%d is beyond 32 bits", f.n)
+	}
+	return uint32(f.n), nil
+}
+
 // DecodeTrade reads a record's value into t, which it resets. It allocates only
 // for a text id.
 func DecodeTrade(value []byte, t *Trade) error {
@@ -171,7 +179,7 @@ func DecodeTrade(value []byte, t *Trade) error {
 		case 10:
 			t.Sequence = f.n
 		case 11:
-			t.Connection = uint32(f.n)
+			t.Connection, err = f.uint32()
 		case 12:
 			t.Ordinal = f.n
 		case 13:
@@ -233,7 +241,7 @@ func DecodeQuote(value []byte, q *Quote) error {
 		case 10:
 			q.PublishTime = int64(f.n)
 		case 11:
-			q.Connection = uint32(f.n)
+			q.Connection, err = f.uint32()
 		case 12:
 			q.Ordinal = f.n
 		}
