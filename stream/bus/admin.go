@@ -479,31 +479,3 @@ func (c *Client) DropSession(ctx context.Context, session string) error {
 	c.refresh(ctx)
 	return nil
 }
-
-func (c *Client) dropGroups(ctx context.Context, prefix string) error {
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	list, err := c.kafka.ListGroups(call, &kafka.ListGroupsRequest{})
-	if err != nil {
-		return fmt.Errorf("listing groups: %w", err)
-	}
-	var ids []string
-	for _, g := range list.Groups {
-		if strings.HasPrefix(g.GroupID, prefix) {
-			ids = append(ids, g.GroupID)
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	res, err := c.kafka.DeleteGroups(call, &kafka.DeleteGroupsRequest{GroupIDs: ids})
-	if err != nil {
-		return fmt.Errorf("deleting groups: %w", err)
-	}
-	for id, gerr := range res.Errors {
-		if gerr != nil && !errors.Is(gerr, kafka.GroupIdNotFound) {
-			return fmt.Errorf("deleting group %s: %w", id, gerr)
-		}
-	}
-	return nil
-}

@@ -156,43 +156,32 @@ func (c *Client) moveGroups(ctx context.Context, groups []string, n *NewLife, di
 
 // idleGroups lists the session's groups; one that has members is an error.
 func (c *Client) idleGroups(ctx context.Context) ([]string, error) {
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	list, err := c.kafka.ListGroups(call, &kafka.ListGroupsRequest{})
+	groups, err := c.groups(ctx, c.prefix()+"autohedge.")
 	if err != nil {
-		return nil, fmt.Errorf("listing groups: %w", err)
+		return nil, err
 	}
-	var groups []string
-	for _, g := range list.Groups {
-		if !strings.HasPrefix(g.GroupID, c.prefix()+"autohedge.") {
-			continue
-		}
-		if err := c.idle(ctx, g.GroupID); err != nil {
+	for _, group := range groups {
+		if err := c.idle(ctx, group); err != nil {
 			return nil, err
 		}
-		groups = append(groups, g.GroupID)
 	}
-	slices.Sort(groups)
 	return groups, nil
 }
 
 // idle returns ErrGroupRunning, with the members, when the group has any.
 func (c *Client) idle(ctx context.Context, group string) error {
-	for attempt := 0; ; attempt++ {
-		members, err := c.members(ctx, group)
-		switch {
-		case err == nil && len(members) == 0:
-			return nil
-		case err == nil:
-			return fmt.Errorf("group %s has %d members (%s): %w; stop its processes first", group, len(members), strings.Join(members, ", "), ErrGroupRunning)
-		}
-		if code, ok := errorCode(err); attempt == 20 || (ok && !code.Temporary()) {
-			return fmt.Errorf("asking for the members of group %s: %w", group, err)
-		}
-		if serr := sleep(ctx, backoff(attempt)); serr != nil {
-			return fmt.Errorf("asking for the members of group %s: %w", group, err)
-		}
+	var members []string
+	err := patiently(ctx, func() (err error) {
+		members, err = c.members(ctx, group)
+		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("asking for the members of group %s: %w", group, err)
+	case len(members) > 0:
+		return fmt.Errorf("group %s has %d members (%s): %w; stop its processes first", group, len(members), strings.Join(members, ", "), ErrGroupRunning)
 	}
+	return nil
 }
 
 // members returns where the group's members connect from.
@@ -216,11 +205,14 @@ func (c *Client) members(ctx context.Context, group string) (hosts []string, err
 
 // committed returns the group's offsets, by partition; one that has none is left
 // out.
-func (c *Client) committed(ctx context.Context, group, topic string, partitions []int) (map[int32]int64, error) {
-	at, err := c.offsetsOf(ctx, group, topic, partitions)
-	if errors.Is(err, kafka.GroupIdNotFound) {
-		return nil, nil
-	}
+func (c *Client) committed(ctx context.Context, group, topic string, partitions []int) (at map[int32]int64, err error) {
+	err = patiently(ctx, func() error {
+		at, err = c.offsetsOf(ctx, group, topic, partitions)
+		if errors.Is(err, kafka.GroupIdNotFound) {
+			err = nil
+		}
+		return err
+	})
 	maps.DeleteFunc(at, func(_ int32, offset int64) bool { return offset < 0 })
 	return at, err
 }
@@ -258,6 +250,10 @@ func (c *Client) commitFor(ctx context.Context, group, topic string, offsets map
 	if len(offsets) == 0 {
 		return nil
 	}
+	return patiently(ctx, func() error { return c.tryCommitFor(ctx, group, topic, offsets) })
+}
+
+func (c *Client) tryCommitFor(ctx context.Context, group, topic string, offsets map[int32]int64) error {
 	var commits []kafka.OffsetCommit
 	for p, at := range offsets {
 		commits = append(commits, kafka.OffsetCommit{Partition: int(p), Offset: at})

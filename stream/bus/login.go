@@ -92,8 +92,13 @@ func (l *login) authenticate(ctx context.Context) error {
 		if res.ErrorCode != 0 {
 			// The broker's message may not say more than that, and what it says is
 			// its own: the code suffices.
+			code := kafka.Error(res.ErrorCode)
+			err := fmt.Errorf("the broker refuses the login by %s: %w", l.mechanism.Name(), code)
+			if !permanent(code) {
+				return err
+			}
 			return &accessError{
-				err:  fmt.Errorf("the broker refuses the login by %s: %w", l.mechanism.Name(), kafka.Error(res.ErrorCode)),
+				err:  err,
 				hint: "look at kafka.user and kafka.password: does the user exist for this mechanism, and is the password right?",
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/apiversions"
 )
@@ -91,6 +92,9 @@ func askVersions(conn io.ReadWriter) (*apiversions.Response, error) {
 	res, ok := m.(*apiversions.Response)
 	if !ok {
 		return nil, fmt.Errorf("answer of type %T", m)
+	}
+	if res.ErrorCode != 0 {
+		return nil, kafka.Error(res.ErrorCode)
 	}
 	return res, nil
 }

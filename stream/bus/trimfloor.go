@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -11,19 +10,15 @@ import (
 
 // TrimFloor returns the offset that nobody who reads the partition by group needs
 // anything before, the copy window left: the lowest offset that a group of this
-// session has committed there. ok is false where none has.
+// session has committed there. ok is false where none has. Groups that a broker does
+// not tell are an error, never taken for none.
 func (c *Client) TrimFloor(ctx context.Context, topic string, partition int32) (offset int64, ok bool, err error) {
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	list, err := c.kafka.ListGroups(call, &kafka.ListGroupsRequest{})
+	groups, err := c.groups(ctx, c.prefix()+"autohedge.")
 	if err != nil {
-		return 0, false, fmt.Errorf("listing groups: %w", err)
+		return 0, false, err
 	}
-	for _, g := range list.Groups {
-		if !strings.HasPrefix(g.GroupID, c.prefix()+"autohedge.") {
-			continue
-		}
-		committed, err := c.committed(ctx, g.GroupID, topic, []int{int(partition)})
+	for _, group := range groups {
+		committed, err := c.committed(ctx, group, topic, []int{int(partition)})
 		if err != nil {
 			return 0, false, err
 		}
