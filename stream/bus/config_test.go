@@ -121,16 +121,8 @@ func TestMutualTLSAndSASLOnKfake(t *testing.T) {
 			c := connect(t, cfg)
 			p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 			produce(t, p, event.TopicMarket, 0, 40)
-			seen := newHandledLog()
-			k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}}, component.Discard())
-			if err := k.Drain(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := k.Run(t.Context(), seen.handle); err != nil {
-				t.Fatal(err)
-			}
-			if seen.count() != 40 {
-				t.Errorf("%d records handled, want 40", seen.count())
+			if seen, err := drained(t, c, "test", event.TopicMarket); err != nil || seen.count() != 40 {
+				t.Errorf("%d records handled, want 40: %v", seen.count(), err)
 			}
 			cfg.Password = component.NewSecret("wrong")
 			ctx, cancel := contextWithTimeout(t, 300*time.Millisecond)

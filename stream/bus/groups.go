@@ -78,12 +78,12 @@ func (c *Client) groups(ctx context.Context, prefix string) (names []string, err
 func (c *Client) tryGroups(ctx context.Context, prefix string) ([]string, error) {
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	meta, err := c.metadata(call)
+	l, err := c.layout(call, []string{}) // the brokers alone
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, b := range meta.Brokers {
+	for _, b := range l.brokers {
 		m, err := c.transport.RoundTrip(call, c.kafka.Addr, &listGroupsRequest{broker: int32(b.ID)})
 		if err != nil {
 			return nil, fmt.Errorf("of broker %d: %w", b.ID, err)

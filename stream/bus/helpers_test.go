@@ -159,6 +159,17 @@ func readAll(t testing.TB, c *Client, topic string, partition int32) (values []s
 	return values
 }
 
+// everyRecord reads a partition, second copies included.
+func everyRecord(t testing.TB, c *Client, topic string, partition int32, each func(Record) error) error {
+	t.Helper()
+	bounds, err := c.bounds(t.Context(), topic, []int32{partition})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := ReaderConfig{Topic: topic, Partition: partition, Offset: FromStart, KeepCopies: true}
+	return c.readUntil(t.Context(), cfg, bounds[0].End, each)
+}
+
 // handledLog is what a group handled, by partition, in the order of handling.
 type handledLog struct {
 	mu   sync.Mutex
