@@ -27,7 +27,7 @@ func faultKinds() map[kmsg.Key]bool {
 }
 
 // sourceKinds finds the kinds of request that the package's source names: calls of
-// kafka.Client, request literals and own request types.
+// kafka.Client, request literals and the keys of own requests.
 func sourceKinds(t *testing.T) map[kmsg.Key]string {
 	t.Helper()
 	byName := make(map[string]kmsg.Key)
@@ -72,13 +72,10 @@ func sourceKinds(t *testing.T) map[kmsg.Key]string {
 						add(pkg.Name, n.Pos())
 					}
 				}
-			case *ast.FuncDecl: // func (*r) ApiKey() protocol.ApiKey { return protocol.Fetch }
-				if n.Name.Name != "ApiKey" || len(n.Body.List) != 1 {
-					break
-				}
-				if ret, ok := n.Body.List[0].(*ast.ReturnStmt); ok && len(ret.Results) == 1 {
-					if key, ok := ret.Results[0].(*ast.SelectorExpr); ok {
-						add(key.Sel.Name, n.Pos())
+			case *ast.SelectorExpr: // protocol.Fetch, as own requests name their kind
+				if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "protocol" {
+					if k, known := byName[strings.ToLower(n.Sel.Name)]; known {
+						found[k] = files.Position(n.Pos()).String()
 					}
 				}
 			}
