@@ -114,8 +114,7 @@ func (c *Client) dropGroups(ctx context.Context, prefix string) error {
 		return err
 	}
 	for _, name := range names {
-		err := patiently(ctx, func() error { return c.dropGroup(ctx, name) })
-		if err != nil && !errors.Is(err, kafka.GroupIdNotFound) {
+		if err := patiently(ctx, func() error { return c.dropGroup(ctx, name) }); err != nil {
 			return fmt.Errorf("deleting group %s: %w", name, err)
 		}
 	}
@@ -129,5 +128,8 @@ func (c *Client) dropGroup(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return res.Errors[name]
+	if err := res.Errors[name]; !errors.Is(err, kafka.GroupIdNotFound) {
+		return err
+	}
+	return nil
 }
