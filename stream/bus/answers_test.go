@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/segmentio/kafka-go/compress"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -41,8 +42,13 @@ func TestAnswerAfterAnAmbiguousOneOnKfake(t *testing.T) {
 			inBubble(t, func(t *testing.T, v *virtual) {
 				c := v.connect(t)
 				p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-				for _, answer := range tt.answers {
-					v.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: answer})
+				var last *kfake.FaultHandle
+				for i, answer := range tt.answers {
+					f := kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: answer}
+					if i == len(tt.answers)-1 {
+						f.Count = -1 // whatever else is tried
+					}
+					last = v.cluster.Fault(f)
 				}
 				if tt.cut {
 					v.cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("cut"), true })
@@ -51,7 +57,15 @@ func TestAnswerAfterAnAmbiguousOneOnKfake(t *testing.T) {
 				if err := p.Append(event.TopicMarket, 0, []byte("k"), []byte("v"), func(_ int64, err error) { told <- err }); err != nil {
 					t.Fatal(err)
 				}
-				err := <-told
+				var err error
+				select {
+				case err = <-told:
+				case <-time.After(time.Minute):
+					t.Fatal("the record is told nothing")
+				}
+				if last != nil {
+					last.Remove()
+				}
 				if (err == nil) != tt.acked || errors.Is(err, ErrUnknownOutcome) != tt.unknown || (p.Err() == nil) != tt.acked {
 					t.Errorf("the record was told %v, and the producer %v", err, p.Err())
 				}

@@ -83,6 +83,7 @@ func conflateAtRandom(t *testing.T, b *broker, c *Client, rnd *rand.Rand, base u
 	if err != nil {
 		t.Fatal(err)
 	}
+	metricBefore := total(t, c.metrics.conflated)
 	var appended []*told
 	last := map[string]string{}
 	keys := 1 + rnd.IntN(6)
@@ -152,8 +153,8 @@ func conflateAtRandom(t *testing.T, b *broker, c *Client, rnd *rand.Rand, base u
 	for _, n := range p.Conflated() {
 		counted += n
 	}
-	if counted != uint64(conflated) {
-		t.Errorf("%d records were replaced, %d counted", conflated, counted)
+	if metric := total(t, c.metrics.conflated) - metricBefore; counted != uint64(conflated) || metric != float64(conflated) {
+		t.Errorf("%d records were replaced, %d counted by key, %v by the metric", conflated, counted, metric)
 	}
 	if p.Queued() != 0 || p.dead.Load() != 0 {
 		t.Errorf("%d bytes are still queued, %d of replaced records", p.Queued(), p.dead.Load())

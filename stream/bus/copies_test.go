@@ -25,7 +25,7 @@ func drawMarket(t *rapid.T) (keyed, event.Message) {
 	case 0:
 		m := &event.Trade{Channel: channel, TradeID: number, Price: price, RecvTime: other, Connection: connection, Ordinal: ordinal}
 		if rapid.Bool().Draw(t, "text") {
-			m.TradeIDText = rapid.SampledFrom([]string{"1", "x"}).Draw(t, "id")
+			m.TradeIDText = rapid.SampledFrom([]string{"1", "01", "x"}).Draw(t, "id")
 		}
 		return keyed{key, m.AppendWire(nil)}, m
 	case 1:
