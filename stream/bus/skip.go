@@ -16,7 +16,10 @@ type SkipRequest struct {
 	To        int64 // FromStart is the log's start
 	// Stands is where the role's own state says that it stands, which the group's
 	// offset may lie behind; -1 when it does not say.
-	Stands   int64
+	Stands int64
+	// Rebuilds says that the role reads again from Stands on, also where the group's
+	// offset is beyond it, to rebuild what is not in its newest snapshot.
+	Rebuilds bool
 	Who, Why string
 }
 
@@ -50,7 +53,7 @@ func (c *Client) CheckSkip(ctx context.Context, r SkipRequest) (*event.Skip, err
 		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	from, has := committed[r.Partition]
-	if r.Stands >= 0 && (!has || r.Stands > from) {
+	if r.Stands >= 0 && (!has || r.Rebuilds || r.Stands > from) {
 		from, has = r.Stands, true
 	}
 	to := r.To
@@ -79,7 +82,8 @@ func (c *Client) CheckSkip(ctx context.Context, r SkipRequest) (*event.Skip, err
 
 // Skip lets a group pass over what retention took. The skip is stated in meta,
 // where every process reads it, and as a dead letter, which lands; then the
-// group's offset moves. Made again after it was interrupted it goes on.
+// group's offset moves, if it lies before. Made again after it was interrupted it
+// goes on.
 func (c *Client) Skip(ctx context.Context, r SkipRequest) (*event.Skip, error) {
 	s, err := c.CheckSkip(ctx, r)
 	if err != nil {
@@ -103,6 +107,13 @@ func (c *Client) Skip(ctx context.Context, r SkipRequest) (*event.Skip, error) {
 	}
 	if err := p.Close(ctx); err != nil {
 		return nil, fmt.Errorf("stating the skip: %w", err)
+	}
+	at, err := c.committed(ctx, c.Group(r.Role), r.Topic, []int{int(r.Partition)})
+	if err != nil {
+		return nil, err
+	}
+	if stood, has := at[r.Partition]; has && stood >= s.To {
+		return s, nil
 	}
 	if err := c.commitFor(ctx, c.Group(r.Role), r.Topic, map[int32]int64{r.Partition: s.To}); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/autohedge/autohedge/cmd/internal/folder"
 	"github.com/autohedge/autohedge/cmd/internal/obs"
 	"github.com/autohedge/autohedge/execution"
+	"github.com/autohedge/autohedge/signals"
 	"github.com/autohedge/autohedge/sinks"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
@@ -233,11 +234,8 @@ func (s *stateTool) skip(ctx context.Context, d *decision, r bus.SkipRequest) er
 	if err := s.client.EnsureTopics(ctx); err != nil {
 		return logCode(err)
 	}
-	if r.Role == "sinks" {
-		var err error
-		if r.Stands, err = sinks.Stands(ctx, s.client, r.Topic, r.Partition); err != nil {
-			return err
-		}
+	if err := s.stands(ctx, &r); err != nil {
+		return err
 	}
 	x, err := s.client.CheckSkip(ctx, r)
 	if err != nil {
@@ -255,6 +253,19 @@ func (s *stateTool) skip(ctx context.Context, d *decision, r bus.SkipRequest) er
 	}
 	fmt.Fprintf(s.out, "skipped %s/%d from %d to %d for %s: %d records\n", x.Topic, x.Partition, x.From, x.To, x.Group, x.To-x.From)
 	return nil
+}
+
+// stands asks the state of the role where it stands, if it keeps any.
+func (s *stateTool) stands(ctx context.Context, r *bus.SkipRequest) (err error) {
+	switch n := s.client.Partitions(r.Topic); {
+	case r.Partition < 0 || r.Partition >= n: // CheckSkip says so
+	case r.Role == "sinks":
+		r.Stands, err = sinks.Stands(ctx, s.client, r.Topic, r.Partition)
+	case r.Role == signals.Name && r.Topic == event.TopicMarket:
+		r.Rebuilds = true
+		r.Stands, err = signals.Stands(ctx, s.client, r.Partition)
+	}
+	return err
 }
 
 // livesReport is what adopt and discard print as JSON.
