@@ -198,7 +198,7 @@ func TestSnapshotIsRefused(t *testing.T) {
 	// A manifest, checksum and all, that claims ten gigabytes.
 	huge := snapKey
 	huge.Name = "huge"
-	m := &event.SnapshotManifest{Name: huge.Name, Epoch: o.number, Save: newID(), InputTopic: huge.Input, Incarnation: incarnation, Chunks: 20_000, Size: 10 << 30}
+	m := &event.SnapshotManifest{Name: huge.Name, Epoch: o.number, Save: newID(), InputTopic: huge.Input, Incarnation: incarnation, Chunks: 30_000, Size: 10 << 30}
 	m.Checksum = manifestChecksum(m)
 	chunk := event.Marshal(&event.SnapshotChunk{Name: huge.Name, Save: m.Save, Data: []byte("x")})
 	if _, err := o.publish(t.Context(), huge.at(), []byte(chunkKey(huge.slot(o.number, 0), 0)), chunk); err != nil {
