@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -64,4 +66,34 @@ func TestOwnShutsOutTheFormerOwner(t *testing.T) {
 			t.Fatalf("%s holds %q", p, got)
 		}
 	}
+}
+
+// A coordinator that has forgotten the key gives another producer id, which no
+// partition connects with the former owner's: its id is shut out by itself.
+func TestOwnShutsOutAnotherProducerIDOnKfake(t *testing.T) {
+	inBubble(t, func(t *testing.T, v *virtual) {
+		c := v.connect(t)
+		former := own(t, c, "role.1", ownedPair...)
+		if !canAppend(t, former) {
+			t.Fatal("the owner cannot append")
+		}
+		forget := v.answers.set(func(res kmsg.Response) bool {
+			i, ok := res.(*kmsg.InitProducerIDResponse)
+			if ok {
+				i.ProducerID, i.ProducerEpoch = former.id+1_000, 0
+			}
+			return ok
+		})
+		next := own(t, c, "role.1", ownedPair...)
+		forget()
+		if next.id == former.id || next.number != former.number+1 {
+			t.Fatalf("producer %d number %d follows producer %d number %d", next.id, next.number, former.id, former.number)
+		}
+		if canAppend(t, former) {
+			t.Error("the former owner can append")
+		}
+		if !canAppend(t, next) {
+			t.Error("the owner cannot append")
+		}
+	})
 }
