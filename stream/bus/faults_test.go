@@ -251,6 +251,10 @@ func agreedFaults(t *testing.T) map[string]string {
 // Each error code a broker can answer, on each request kind, once and for as long
 // as one likes: testdata/faults.txt says what is to happen.
 func TestFaultMatrixOnKfake(t *testing.T) {
+	if onApache() {
+		t.Log("it takes no part of Apache Kafka, and two minutes: the run on the embedded broker has it")
+		return
+	}
 	ops, agreed := faultOps(), agreedFaults(t)
 	now := make([][2]string, len(ops))
 	modes := []string{"once", "ever"}
