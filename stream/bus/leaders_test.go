@@ -142,6 +142,10 @@ func TestProduceConnectionsAreReused(t *testing.T) {
 	if n := d.made(); n != partitions {
 		t.Errorf("%d connections were made for %d partitions", n, partitions)
 	}
+	retries := func() float64 {
+		return testutil.ToFloat64(c.metrics.produceRetries.WithLabelValues("test", event.TopicMarket))
+	}
+	before := retries() // Apache Kafka may have a topic's leader a moment after it has the topic
 	d.cut()
 	for part := range int32(partitions) {
 		if o, err := p.publish(t.Context(), TopicPartition{event.TopicMarket, part}, []byte("k"), []byte("v")); err != nil || o != 51 {
@@ -151,7 +155,7 @@ func TestProduceConnectionsAreReused(t *testing.T) {
 	if n := d.made(); n != partitions+1 {
 		t.Errorf("%d connections, want one more than %d: the others were free", n, partitions)
 	}
-	if got := testutil.ToFloat64(c.metrics.produceRetries.WithLabelValues("test", event.TopicMarket)); got != 1 {
+	if got := retries() - before; got != 1 {
 		t.Errorf("%v attempts were made again, want 1: all connections had ended", got)
 	}
 }
