@@ -57,17 +57,25 @@ func (c *Client) Lag(ctx context.Context, group string, topics ...string) ([]Lag
 			ask[c.prefix()+t] = append(ask[c.prefix()+t], int(p))
 		}
 	}
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	res, err := c.kafka.OffsetFetch(call, &kafka.OffsetFetchRequest{GroupID: group, Topics: ask})
-	if err == nil {
-		err = res.Error
-	}
+	var res *kafka.OffsetFetchResponse
+	never := false
+	// A coordinator that is being made, or moves, says so for a while.
+	err := patiently(ctx, func() (err error) {
+		call, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		if res, err = c.kafka.OffsetFetch(call, &kafka.OffsetFetchRequest{GroupID: group, Topics: ask}); err == nil {
+			err = res.Error
+		}
+		if never = errors.Is(err, kafka.GroupIdNotFound); never {
+			return nil
+		}
+		return err
+	})
 	committed := make(map[string][]kafka.OffsetFetchPartition)
 	switch {
-	case err == nil:
+	case err == nil && !never:
 		committed = res.Topics
-	case !errors.Is(err, kafka.GroupIdNotFound):
+	case err != nil:
 		return nil, fmt.Errorf("reading the lag of %s: %w%s", group, err, c.grant(err, group))
 	default: // a group that never committed
 		for name, parts := range ask {

@@ -81,7 +81,7 @@ func (t *tool) showTopics(ctx context.Context, client *bus.Client) error {
 	if t.output == "json" {
 		err = t.json(states)
 	} else {
-		err = t.printTopics(states, deleted)
+		err = t.printTopics(client, states, deleted)
 	}
 	if err == nil && len(bad) > 0 {
 		err = withCode(exitFailed, errSaid)
@@ -90,7 +90,7 @@ func (t *tool) showTopics(ctx context.Context, client *bus.Client) error {
 	return err
 }
 
-func (t *tool) printTopics(states []bus.TopicState, deleted map[string]*bus.LogError) error {
+func (t *tool) printTopics(client *bus.Client, states []bus.TopicState, deleted map[string]*bus.LogError) error {
 	var rows [][]string
 	var wrong []bus.WrongSetting
 	mends, unread := false, false
@@ -129,12 +129,20 @@ func (t *tool) printTopics(states []bus.TopicState, deleted map[string]*bus.LogE
 		}
 	}
 	if mends {
-		fmt.Fprintln(t.out, "\nmend with: "+t.again("topics repair --yes"))
+		fmt.Fprintln(t.out, "\nmend with: "+t.again("topics repair --yes"+ofSession(client)))
 	}
 	if unread {
 		fmt.Fprintln(t.out, "\nthe settings may not be read by this user: allow it DescribeConfigs on the topics (kafka-acls.sh)")
 	}
 	return nil
+}
+
+// ofSession is the flag that names the client's session.
+func ofSession(client *bus.Client) string {
+	if s := client.Session(); s != "" {
+		return " --session " + s
+	}
+	return ""
 }
 
 // again is a command with the flags that this one was called with.
@@ -261,7 +269,7 @@ func (t *tool) repairTopics(ctx context.Context, client *bus.Client, yes bool) e
 		case yes:
 			fmt.Fprintf(t.out, "%d changes are in force\n", len(changes))
 		default:
-			fmt.Fprintf(t.out, "nothing was changed: do it with %s\n", t.again("topics repair --yes"))
+			fmt.Fprintf(t.out, "nothing was changed: do it with %s\n", t.again("topics repair --yes"+ofSession(client)))
 		}
 	}
 	for _, w := range left {
