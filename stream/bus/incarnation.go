@@ -135,12 +135,11 @@ func (c *Client) sameTopic(ctx context.Context, topic string) error {
 	if m == nil || m.lives[topic] == nil || m.lives[topic].TopicID.IsZero() {
 		return nil
 	}
-	l, err := c.layout(ctx, []string{c.prefix() + topic})
-	if err != nil {
-		return nil
+	life, t := m.lives[topic], &topicLayout{}
+	if l, err := c.layout(ctx, []string{c.prefix() + topic}); err == nil {
+		t = l.topic(c.prefix() + topic)
 	}
-	life := m.lives[topic]
-	if t, ok := l.found(c.prefix() + topic); ok && !t.id.IsZero() && t.id != life.TopicID {
+	if t.presence() == present && !t.id.IsZero() && t.id != life.TopicID {
 		f := &LogError{Fault: Recreated, Topic: topic, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: t.id}
 		f.Bounds, _ = c.Offsets(ctx, topic)
 		return component.Fatal(f)

@@ -170,7 +170,7 @@ func (c *Client) grant(err error, names ...string) string { return c.grantTo("Al
 // grantTo is grant of one operation.
 func (c *Client) grantTo(operation string, err error, names ...string) string {
 	code, _ := errorCode(err)
-	option, note := "", ""
+	var option, note string
 	switch code {
 	case kafka.TopicAuthorizationFailed:
 		option, note = " --topic ", " (Describe alone lets it look)"
@@ -365,7 +365,7 @@ func (d *layoutDecoder) uvarint() uint64 {
 
 // count reads how many elements follow, each of at least so many bytes; -1 is none.
 func (d *layoutDecoder) count(least int) int {
-	n := int64(0)
+	var n int64
 	if d.compact {
 		n = int64(min(d.uvarint(), 1<<32)) - 1
 	} else {
@@ -382,7 +382,7 @@ func (d *layoutDecoder) count(least int) int {
 
 // text reads a string, "" where it is null.
 func (d *layoutDecoder) text() string {
-	n := 0
+	var n int
 	if d.compact {
 		n = int(min(d.uvarint(), 1<<32)) - 1
 	} else {
