@@ -53,14 +53,18 @@ type lane struct {
 	appended   uint64 // position of the last record
 	settled    uint64 // position up to which records are acknowledged, failed or replaced
 	conflation conflation
-	spill      *spillLog // nil without a folder
-	spilling   bool      // records are in the files that the sender has not read
+	spill      *spillLog  // nil without a folder
+	spilling   bool       // records are in the files that the sender has not read
+	flushing   int        // callers that wait for settled
+	idle       bool       // the sender waits for work
+	lent       bool       // a publisher has the sender's place (publish.go)
+	handed     *attempted // by that publisher to the sender
 
-	// Of the sending goroutine alone.
+	// Of the goroutine that sends: the sender, or a publisher in its place.
 	sequence  int32
 	notBefore time.Time // the broker asks not to be sent anything before
 	heard     time.Time // when the broker last acknowledged, or the lane was made
-	back      []byte    // of readBack
+	back      []byte    // of readBack, the sender's alone
 }
 
 func newLane(p *Producer, topic string, partition int32) *lane {
@@ -114,7 +118,7 @@ func (l *lane) put(key, value []byte, size int, charged bool, done func(int64, e
 	b.queued += size
 	l.appended++
 	b.last = l.appended
-	if b.count == 1 {
+	if b.count == 1 && !l.lent { // who has the sender's place looks when it is given back
 		l.cond.Broadcast()
 	}
 	if l.conflation.on && l.policyOf(value) == Conflate {
@@ -160,6 +164,8 @@ func (l *lane) flush(ctx context.Context) error {
 	defer stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.flushing++
+	defer func() { l.flushing-- }()
 	for target := l.appended; l.settled < target; l.cond.Wait() {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%d records are not acknowledged: %w", target-l.settled, err)
@@ -171,7 +177,7 @@ func (l *lane) flush(ctx context.Context) error {
 func (l *lane) run() {
 	defer l.p.lanes.Done()
 	for {
-		b, stopped := l.next()
+		b, first, stopped := l.next()
 		offset, err := int64(-1), ErrClosed
 		if perr := l.p.Err(); perr != nil {
 			err = perr
@@ -181,8 +187,8 @@ func (l *lane) run() {
 			l.keepSpilled(err)
 			return
 		}
-		if !stopped {
-			offset, err = l.send(b)
+		if !stopped || first != nil {
+			offset, err = l.send(b, first)
 		}
 		if errors.Is(err, errSplit) {
 			continue // its halves are at the front of the queue
@@ -191,13 +197,20 @@ func (l *lane) run() {
 	}
 }
 
-// next waits for a batch; nil ends the sender.
-func (l *lane) next() (b *batch, stopped bool) {
+// next waits for a batch, with what a publisher tried of it already; nil ends the
+// sender.
+func (l *lane) next() (b *batch, first *attempted, stopped bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.flying = nil
 	for {
 		switch {
+		case l.lent:
+			l.cond.Wait()
+			continue
+		case l.handed != nil:
+			first, l.handed = l.handed, nil
+			return first.batch, first, l.stopped // it is flying
 		case len(l.sealed) > 0:
 			b = l.sealed[0]
 			copy(l.sealed, l.sealed[1:])
@@ -210,9 +223,11 @@ func (l *lane) next() (b *batch, stopped bool) {
 		case l.open != nil && l.open.count > 0:
 			b, l.open = l.open, nil
 		case l.stopped:
-			return nil, true
+			return nil, nil, true
 		default:
+			l.idle = true
 			l.cond.Wait()
+			l.idle = false
 			continue
 		}
 		l.compact(b)
@@ -225,10 +240,20 @@ func (l *lane) next() (b *batch, stopped bool) {
 			l.cond.Broadcast()
 			continue
 		}
-		b.waiting = false
-		l.flying, l.since, l.trouble = b, time.Now(), nil
-		return b, l.stopped
+		return l.launch(b), nil, l.stopped
 	}
+}
+
+// work reports whether there is anything for the sender to do. l.mu is held.
+func (l *lane) work() bool {
+	return len(l.sealed) > 0 || l.open != nil && l.open.count > 0 || l.spilling || l.handed != nil || l.stopped
+}
+
+// launch notes that the batch is being sent. l.mu is held.
+func (l *lane) launch(b *batch) *batch {
+	b.waiting = false
+	l.flying, l.since, l.trouble = b, time.Now(), nil
+	return b
 }
 
 // settle tells the records of a batch what became of them.
@@ -262,11 +287,14 @@ func (l *lane) settle(b *batch, offset int64, err error) {
 	l.p.release(int64(b.queued))
 	l.mu.Lock()
 	l.settled = max(l.settled, b.last)
-	if err == nil && len(l.free) < 2 { // an attempt that was given up may still read the bytes
+	if err == nil && len(l.free) < 2 {
 		b.reset()
 		l.free = append(l.free, b)
 	}
-	l.cond.Broadcast()
+	if !l.lent || l.flushing > 0 || l.work() {
+		l.cond.Broadcast()
+	}
+	l.lent = false
 	l.mu.Unlock()
 }
 
@@ -275,25 +303,32 @@ var errSplit = errors.New("batch was split")
 
 // send appends one batch to the log. Whatever is temporary or ambiguous is tried
 // again with the same bytes until it resolves: the broker knows a batch by
-// producer id, epoch and sequence and appends it once.
-func (l *lane) send(b *batch) (offset int64, err error) {
-	data, err := b.seal(l.p.codec, l.p.id, l.p.epoch, l.sequence)
-	if err != nil {
-		return -1, fmt.Errorf("compressing a batch: %w", err)
+// producer id, epoch and sequence and appends it once. first is an attempt that was
+// made already.
+func (l *lane) send(b *batch, first *attempted) (offset int64, err error) {
+	var data []byte
+	if first != nil {
+		data = first.data
+	} else if data, err = l.seal(b); err != nil {
+		return -1, err
 	}
 	began := time.Now()
 	var unknownSince time.Time
 	for attempt := 0; ; attempt++ {
-		if wait := time.Until(l.notBefore); wait > 0 {
-			l.throttled.Add(wait.Seconds())
-			_ = sleep(l.p.ctx, wait) // the attempt fails when it was cut short
-		}
-		offset, err := int64(-1), l.confirm()
-		if errors.Is(err, ErrFenced) {
-			return -1, l.giveUp(b, kafka.ProducerFenced, err)
-		}
-		if err == nil {
-			offset, err = l.attempt(data)
+		offset, err := int64(-1), error(nil)
+		if first != nil {
+			err, first = first.err, nil
+		} else {
+			if wait := time.Until(l.notBefore); wait > 0 {
+				l.throttled.Add(wait.Seconds())
+				_ = sleep(l.p.ctx, wait) // the attempt fails when it was cut short
+			}
+			if err = l.confirm(); errors.Is(err, ErrFenced) {
+				return -1, l.giveUp(b, kafka.ProducerFenced, err)
+			}
+			if err == nil {
+				offset, err = l.attempt(l.p.ctx, data)
+			}
 		}
 		code, answered := errorCode(err)
 		if !answered && err != nil && !errors.As(err, new(*routeError)) {
@@ -306,10 +341,7 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 		case err == nil, answered && code == kafka.DuplicateSequenceNumber:
 			// A duplicate is in the log since an earlier attempt; its offset is
 			// not told.
-			l.sequence = nextSequence(l.sequence, b.count)
-			l.bytes.Add(float64(len(data)))
-			l.heard = time.Now()
-			l.ack.Observe(l.heard.Sub(began).Seconds())
+			l.took(b, data, began)
 			return offset, nil
 		case answered && verdict == tooLarge && b.count > 1:
 			l.requeueHalves(b)
@@ -355,16 +387,34 @@ func (l *lane) send(b *batch) (offset int64, err error) {
 	}
 }
 
+// seal returns the bytes of a batch, which its attempts have in common.
+func (l *lane) seal(b *batch) ([]byte, error) {
+	data, err := b.seal(l.p.codec, l.p.id, l.p.epoch, l.sequence)
+	if err != nil {
+		return nil, fmt.Errorf("compressing a batch: %w", err)
+	}
+	return data, nil
+}
+
+// took notes that the log has a batch.
+func (l *lane) took(b *batch, data []byte, began time.Time) {
+	l.sequence = nextSequence(l.sequence, b.count)
+	l.bytes.Add(float64(len(data)))
+	l.heard = time.Now()
+	l.ack.Observe(l.heard.Sub(began).Seconds())
+}
+
+// lapsed reports whether an owner must look first whether it still owns its key.
+func (l *lane) lapsed(now time.Time) bool {
+	// By either clock: one of them stands still while the machine sleeps.
+	return l.p.owner != nil && max(now.Sub(l.heard), now.Round(0).Sub(l.heard.Round(0))) >= l.p.owner.lapse
+}
+
 // confirm makes an owner that the partition has not heard for long look whether it
 // still owns its key.
 func (l *lane) confirm() error {
-	o := l.p.owner
-	if o == nil {
-		return nil
-	}
-	now := time.Now()
-	// By either clock: one of them stands still while the machine sleeps.
-	if max(now.Sub(l.heard), now.Round(0).Sub(l.heard.Round(0))) < o.lapse {
+	o, now := l.p.owner, time.Now()
+	if !l.lapsed(now) {
 		return nil
 	}
 	err := o.confirm(l.p.ctx)
@@ -384,13 +434,13 @@ type routeError struct{ err error }
 func (e *routeError) Error() string { return e.err.Error() }
 func (e *routeError) Unwrap() error { return e.err }
 
-func (l *lane) attempt(data []byte) (offset int64, err error) {
+func (l *lane) attempt(ctx context.Context, data []byte) (offset int64, err error) {
 	c := l.p.client
-	leader, err := c.leaderOf(l.p.ctx, l.name, l.partition)
+	leader, err := c.leaderOf(ctx, l.name, l.partition)
 	if err != nil {
 		return -1, &routeError{err}
 	}
-	answer, err := c.leaders.produce(l.p.ctx, leader, l.name, l.partition, data)
+	answer, err := c.leaders.produce(ctx, leader, l.name, l.partition, data)
 	if err != nil {
 		return -1, err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/segmentio/kafka-go/compress"
 
 	"github.com/autohedge/autohedge/stream/component"
-	"github.com/autohedge/autohedge/stream/event"
 )
 
 var (
@@ -333,65 +332,6 @@ func (p *Producer) release(size int64) {
 		p.room.Broadcast()
 	}
 	p.mu.Unlock()
-}
-
-// Publish appends one event under its key's partition and waits for the
-// acknowledgement. It waits for room in the queue, whatever the policy.
-func (p *Producer) Publish(ctx context.Context, topic string, key []byte, m event.Message) (partition int32, offset int64, err error) {
-	partition = p.client.Partition(topic, key)
-	offset, err = p.publish(ctx, TopicPartition{topic, partition}, key, event.Marshal(m))
-	return partition, offset, err
-}
-
-// publish appends one record and waits for the acknowledgement.
-func (p *Producer) publish(ctx context.Context, at TopicPartition, key, value []byte) (offset int64, err error) {
-	acked := make(chan appended, 1)
-	if err := p.appendWaiting(ctx, at, key, value, func(o int64, err error) { acked <- appended{o, err} }); err != nil {
-		return -1, err
-	}
-	return acknowledged(ctx, at, acked)
-}
-
-// appended is what became of a record.
-type appended struct {
-	offset int64
-	err    error
-}
-
-// acknowledged waits for the outcome of one record.
-func acknowledged(ctx context.Context, at TopicPartition, acked <-chan appended) (offset int64, err error) {
-	select {
-	case r := <-acked:
-		if r.err != nil {
-			return -1, fmt.Errorf("publishing to %s: %w", at, r.err)
-		}
-		return r.offset, nil
-	case <-ctx.Done():
-		return -1, fmt.Errorf("publishing to %s: %w: %w", at, ErrUnknownOutcome, ctx.Err())
-	}
-}
-
-// appendWaiting is Append that waits for room in the queue, whatever the policy.
-func (p *Producer) appendWaiting(ctx context.Context, at TopicPartition, key, value []byte, done func(int64, error)) error {
-	l, err := p.lane(at.Topic, at.Partition)
-	if err != nil {
-		return err
-	}
-	size := recordSize(key, value)
-	if size > maxBatch-batchHeadSize {
-		return ErrTooLarge
-	}
-	if !p.admit(int64(size), p.limit) {
-		p.fullSeen.Inc()
-		if err := p.waitForRoom(ctx, int64(size)); err != nil {
-			return err
-		}
-	}
-	if err := l.append(key, value, size, true, done); err != nil {
-		p.release(int64(size))
-		return err
-	}
-	return nil
 }
 
 // Flush waits until everything appended before is acknowledged; it returns the
