@@ -315,7 +315,8 @@ func (l *lane) send(b *batch, first *attempted) (offset int64, err error) {
 	began := time.Now()
 	var unknownSince time.Time
 	for attempt := 0; ; attempt++ {
-		offset, err := int64(-1), error(nil)
+		offset := int64(-1)
+		var err error
 		if first != nil {
 			err, first = first.err, nil
 		} else {

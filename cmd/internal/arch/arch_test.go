@@ -162,7 +162,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":               {"cmd/internal/app"},
 	"github.com/goccy/go-yaml":             {"cmd/internal/config"},
 	"google.golang.org/protobuf":           {"stream/event", "stream/bus"},                            // bus reads ids without decoding
-	"github.com/shirou/gopsutil":           {"cmd/internal/health", "cmd/internal/capacity", "sinks"}, // sinks: a benchmark's CPU time
+	"github.com/shirou/gopsutil":           {"cmd/internal/health", "cmd/internal/capacity", "cmd/internal/bench", "sinks"}, // sinks: a benchmark's CPU time
 	"github.com/bufbuild/protocompile":     {"stream/event"},
 }
 

@@ -88,13 +88,14 @@ func Run(ctx context.Context, prefixes []string, o Options, emit func(Result)) (
 	wanted := func(name string) bool {
 		return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 	}
+	fmt.Fprintln(o.Progress, surroundings())
 	found := false
 	for _, m := range catalogue(o) {
 		if !slices.ContainsFunc(m.names, wanted) {
 			continue
 		}
 		found = true
-		fmt.Fprintf(o.Progress, "measuring %s: %s\n", strings.Join(m.names, ", "), m.summary)
+		fmt.Fprintf(o.Progress, "measuring %s: %s%s\n", strings.Join(m.names, ", "), m.summary, loadNow())
 		runtime.GC()
 		results, err := m.run(ctx, o)
 		if err != nil {
