@@ -191,23 +191,10 @@ func TestOffsetsThatAreGone(t *testing.T) {
 	}
 }
 
-// refuseCommits makes the brokers refuse commits until it is told to take them again.
-func (b *broker) refuseCommits(t *testing.T) (again func()) {
-	t.Helper()
-	if b.cluster != nil {
-		h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.CoordinatorNotAvailable, Count: -1})
-		return func() { h.Remove() }
-	}
-	// Its topic wants more replicas than there are.
-	const offsets = "__consumer_offsets"
-	b.admin.SetConfig(t, offsets, map[string]string{"min.insync.replicas": "2"})
-	return sync.OnceFunc(func() { b.admin.SetConfig(t, offsets, map[string]string{"min.insync.replicas": "1"}) })
-}
-
 // Commits that are refused for long hold nothing up and lose nothing: they are made
 // again until they are taken.
-func TestCommitsThatAreRefusedForLong(t *testing.T) {
-	b := startBroker(t)
+func TestCommitsThatAreRefusedForLongOnKfake(t *testing.T) {
+	b := asBroker(t, startKfake(t, ""))
 	c := connect(t, testConfig(b.Addr()))
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, event.TopicMarket, 0, 400)
@@ -223,8 +210,7 @@ func TestCommitsThatAreRefusedForLong(t *testing.T) {
 		return least
 	}
 	eventually(t, "the first commits arrive", 20*time.Second, func() bool { return committed() == 100 })
-	again := b.refuseCommits(t)
-	defer again()
+	h := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.CoordinatorNotAvailable, Count: -1})
 	n := 400
 	refused := func() float64 {
 		return counterValue(t, c, "commit")
@@ -238,7 +224,7 @@ func TestCommitsThatAreRefusedForLong(t *testing.T) {
 	if at := committed(); at >= int64(n/4) {
 		t.Errorf("%d is committed although commits are refused", at)
 	}
-	again()
+	h.Remove()
 	eventually(t, "the commits arrive", 40*time.Second, func() bool { return committed() == int64(n/4) })
 	t.Logf("%v commits were refused, %d records handled meanwhile, all committed after", refused(), n-400)
 }

@@ -347,9 +347,6 @@ func TestRebalanceOfProcesses(t *testing.T) {
 	if all.again > all.uncommitted+all.late {
 		t.Errorf("%d records were handled again, of which %d were not committed at a handover and %d came late", all.again, all.uncommitted, all.late)
 	}
-	if most := woken * maxNext * len(logs); all.late > most {
-		t.Errorf("%d records of members that were woken came late, want at most %d", all.late, most)
-	}
 	t.Logf("%d members joined, %d left, %d were killed, %d stopped and woken: %d records of %d keys, 0 lost, 0 out of order; %d handovers, at which %d handled records were not committed; "+
 		"%d handled again, %d of them by members that were woken; %d looks at the committed offsets, none went back",
 		joined, left, killed, woken, l.n.Load(), loadKeys, all.handovers, all.uncommitted, all.again, all.late, commits.looks)
