@@ -50,7 +50,7 @@ func (s *smallDisks) make() (logDirs map[int][]string, err error) {
 			return nil, err
 		}
 		if s.gone = d.mount(smallDisk); s.gone != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // who needs a disk is told, see of
 		}
 		s.disks[id], logDirs[id] = d, []string{d.dir}
 		if id == twoDisks {
