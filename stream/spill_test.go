@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,9 +198,13 @@ func TestSpillThatCannotBeWrittenStatesTheGap(t *testing.T) {
 	}
 	lines, _ := logged(t, client, event.TopicMarket)
 	got := lines["binance|BTCUSDT"]
+	// That the end is not known yet is stated only where there was room before the
+	// venue was back.
+	unknown := fmt.Sprintf("unknown trade %d-0: queue full", accepted+1)
+	got = slices.DeleteFunc(got, func(l string) bool { return l == unknown })
 	// Trades 1 to accepted, then what became of the rest.
 	want := []string{
-		fmt.Sprintf("trade %d@100.10", accepted), fmt.Sprintf("unknown trade %d-0: queue full", accepted+1),
+		fmt.Sprintf("trade %d@100.10", accepted),
 		fmt.Sprintf("lost trade %d-999999 bounded: queue full", accepted+1), "received trade 1000000-0", "trade 1000000@100.10", "trade 1000001@100.10",
 	}
 	if diff := cmp.Diff(want, got[max(len(got)-len(want), 0):]); diff != "" {

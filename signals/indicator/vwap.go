@@ -2,6 +2,7 @@ package indicator
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/autohedge/autohedge/stream/component"
@@ -30,6 +31,10 @@ func init() {
 			return &VWAP{window: int64(c.Window), ring: make([]traded, c.Count)}
 		})
 }
+
+// dwarfs is how many times what remains a removed trade may weigh before the sums
+// are taken anew: rounding is then at most some 1e-9 basis points a removal.
+const dwarfs = 1e3
 
 type traded struct {
 	time       int64
@@ -113,8 +118,15 @@ func (v *VWAP) removeOldest() {
 	v.removed++
 	v.pq -= float64((o.price - v.shift) * o.qty)
 	v.q -= o.qty
-	if o.qty > 1e6*v.q {
-		v.removed = len(v.ring) // it dwarfed the rest: what is left of the sums is rounding
+	if v.n == 0 {
+		return
+	}
+	// What left may have dwarfed the rest, by its size alone or by how far it or the
+	// rest lies from shift: then what is left of the sums is rounding.
+	price := v.newest().price
+	far := max(math.Abs(o.price-v.shift), math.Abs(price-v.shift))
+	if o.qty > dwarfs*v.q || float64(o.qty*far) > dwarfs*float64(v.q*price) {
+		v.removed = len(v.ring)
 	}
 }
 
