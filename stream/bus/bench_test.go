@@ -120,18 +120,22 @@ func BenchmarkProduce(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
 	}
-	p := newProducer(b, c, ProducerConfig{Name: "bench", Blocking: true})
-	run("bus", func(ctx context.Context, more func() []peer.Event) (n int, err error) {
-		for chunk := more(); len(chunk) > 0; chunk = more() {
-			for i := range chunk {
-				if err := p.Append(event.TopicMarket, c.Partition(event.TopicMarket, chunk[i].Key), chunk[i].Key, chunk[i].Value, nil); err != nil {
-					return n, err
+	by := func(p *Producer) func(ctx context.Context, more func() []peer.Event) (int, error) {
+		return func(ctx context.Context, more func() []peer.Event) (n int, err error) {
+			for chunk := more(); len(chunk) > 0; chunk = more() {
+				for i := range chunk {
+					if err := p.Append(event.TopicMarket, c.Partition(event.TopicMarket, chunk[i].Key), chunk[i].Key, chunk[i].Value, nil); err != nil {
+						return n, err
+					}
 				}
+				n += len(chunk)
 			}
-			n += len(chunk)
+			return n, p.Flush(ctx)
 		}
-		return n, p.Flush(ctx)
-	})
+	}
+	run("bus", by(newProducer(b, c, ProducerConfig{Name: "bench", Blocking: true})))
+	// A spill that is there and takes nothing.
+	run("bus with spill", by(newProducer(b, c, ProducerConfig{Name: "spilling", Blocking: true, Spill: SpillConfig{Dir: b.TempDir()}})))
 	franz, err := peer.NewFranz(addr, event.TopicMarket)
 	if err != nil {
 		b.Fatal(err)
