@@ -97,8 +97,11 @@ func TestSecurityOnApache(t *testing.T) {
 			}
 		})
 	}
-	if text := log.String(); strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
-		t.Errorf("the log says\n%s", text)
+	for line := range strings.Lines(log.String()) {
+		begins := strings.Contains(line, "the group has no offset here") // as each of these does
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") && !begins {
+			t.Errorf("the log says %s", line)
+		}
 	}
 
 	const wrong = "canary-wrong-77"
