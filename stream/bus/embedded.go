@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/autohedge/autohedge/stream/component"
 )
@@ -22,6 +23,8 @@ type EmbeddedConfig struct {
 	Dir        string // data folder; empty keeps everything in memory
 	Addr       string // host:port on loopback; port 0 takes a free one
 	Partitions int    // of topics that a client creates without saying how many
+
+	free func(dir string) (int64, error) // freeOn where it is nil
 }
 
 // Embedded is a running embedded broker: one node, no replication, no fsync by
@@ -77,6 +80,18 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		return nil, fmt.Errorf("starting the embedded Kafka in %s: %w", cfg.Dir, err)
 	}
 	if cfg.Dir != "" {
+		guard := &diskGuard{dir: cfg.Dir, log: env.Log.With("component", "kafka"), free: cfg.free}
+		if guard.free == nil {
+			guard.free = freeOn
+		}
+		cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := guard.refuse(req.(*kmsg.ProduceRequest))
+			if resp == nil {
+				return nil, nil, false
+			}
+			cluster.KeepControl()
+			return resp, nil, true
+		})
 		// kfake writes the producers' sequence windows when it is closed and reads
 		// them when it starts. Left there, they would be read again after a kill,
 		// stale, and refuse batches that are in order.

@@ -1,9 +1,13 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/segmentio/kafka-go"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -35,6 +39,59 @@ func TestEmbeddedBrokerKeepsEverythingOverARestart(t *testing.T) {
 	checkOnce(t, c, event.TopicMarket, 4000)
 	produce(t, newProducer(t, c, ProducerConfig{Name: "test", Blocking: true}), event.TopicMarket, 4000, 400)
 	checkOnce(t, c, event.TopicMarket, 4400)
+}
+
+// While the broker's disk is nearly full nothing is appended and nothing acknowledged;
+// then everything is, once, and is there after a restart.
+func TestEmbeddedBrokerAppendsNothingToAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	var free atomic.Int64
+	free.Store(diskReserve)
+	b, err := StartEmbedded(t.Context(), EmbeddedConfig{Dir: dir, free: func(string) (int64, error) { return free.Load(), nil }}, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, testConfig(b.Addr()))
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	produce(t, p, event.TopicMarket, 0, 400)
+
+	free.Store(diskReserve - 1)
+	var acknowledged atomic.Int64
+	for i := range 400 {
+		err := p.Append(event.TopicMarket, int32(i%4), fmt.Append(nil, "k", i), trade(uint64(10_000+i)), func(_ int64, err error) {
+			if err == nil {
+				acknowledged.Add(1)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the broker refuses", 20*time.Second, func() bool {
+		d, why := p.Stalled()
+		return d > 0 && errors.Is(why, kafka.KafkaStorageError)
+	})
+	if n := acknowledged.Load(); n != 0 {
+		t.Errorf("%d records were acknowledged with a full disk", n)
+	}
+	free.Store(diskReserve)
+	if err := p.Close(t.Context()); err != nil || acknowledged.Load() != 400 {
+		t.Errorf("%d of 400 records were acknowledged once there was room: %v", acknowledged.Load(), err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	c = connect(t, testConfig(startKfake(t, dir).Addr()))
+	bounds, err := c.Offsets(t.Context(), event.TopicMarket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, b := range bounds {
+		if b.End-b.Start != 200 {
+			t.Errorf("md/%d holds %d records after the restart, want 200", n, b.End-b.Start)
+		}
+	}
 }
 
 // A producer and a reader live through kills of the broker: nothing that was

@@ -69,7 +69,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	until(t, "the broker meets the full disk", func() bool {
 		fill(0)
-		return strings.Contains(p.err.String(), "no space left on device")
+		return strings.Contains(p.err.String(), "nothing is appended until there is room")
 	})
 	if err := errors.Join(ballast.Close(), os.Remove(ballast.Name())); err != nil {
 		t.Fatal(err)

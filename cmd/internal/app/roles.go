@@ -30,7 +30,7 @@ func roleTable() []roleSpec {
 		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine) (component.Role, error) {
 			store := sinks.ClickHouse(e.store)
 			if e.cfg.ClickHouse.URL == "" {
-				store = &roomyStore{Store: store, dir: e.folder.Root()}
+				store = &roomyStore{Store: store, dir: e.folder.Root(), exec: e.store.Exec}
 			}
 			role, err := sinks.New(e.cfg.Sinks, e.client, store, e.env)
 			if err != nil {

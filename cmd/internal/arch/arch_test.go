@@ -161,7 +161,7 @@ var homes = map[string][]string{
 	"github.com/adshao/go-binance":         {"execution/broker"},
 	"github.com/spf13/cobra":               {"cmd/internal/app"},
 	"github.com/goccy/go-yaml":             {"cmd/internal/config"},
-	"google.golang.org/protobuf":           {"stream/event", "stream/bus"},                            // bus reads ids without decoding
+	"google.golang.org/protobuf":           {"stream/event", "stream/bus"},                                                  // bus reads ids without decoding
 	"github.com/shirou/gopsutil":           {"cmd/internal/health", "cmd/internal/capacity", "cmd/internal/bench", "sinks"}, // sinks: a benchmark's CPU time
 	"github.com/bufbuild/protocompile":     {"stream/event"},
 }
