@@ -255,6 +255,40 @@ func TestVWAPReference(t *testing.T) {
 	})
 }
 
+// What left the window outweighed what is in it, by its size or by its distance: what
+// is left of the sums must not be their rounding. Prices there are equal, or the newest
+// is twice the others.
+func TestVWAPForgetsWhatOutweighed(t *testing.T) {
+	const price, size = 1.234e-5, 1e-5
+	light := Tick{Time: 1, Price: price, Qty: size}
+	for _, heavy := range []Tick{
+		{Time: 1, Price: 1000 * price, Qty: 0.5},
+		{Time: 1, Price: 10 * price, Qty: 1e5},
+		{Time: 1, Price: price, Qty: 1e5},
+		{Time: 1, Price: 1e8 * price, Qty: size},
+	} {
+		for _, count := range []int{2, 4} {
+			for lead := range count {
+				for _, newest := range []float64{1, 2} {
+					v := build(t, "vwap", &VWAPConfig{Count: count})
+					for range lead {
+						v.Update(&light)
+					}
+					v.Update(&heavy)
+					for range count - 1 {
+						v.Update(&light)
+					}
+					got, _ := v.Update(&Tick{Time: 1, Price: newest * price, Qty: size}) // pushes it out
+					mean := (float64(count-1) + newest) / float64(count)
+					if want := (newest/mean - 1) * bps; math.Abs(got-want) > 1e-8*(1+want) {
+						t.Errorf("after %v left a window of %d, %d before it: %v basis points, want %v", heavy, count, lead, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestSpreadReference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 20).Draw(t, "smooth")

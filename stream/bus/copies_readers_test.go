@@ -104,6 +104,20 @@ func makeCopiesLog(n int, rng *rand.Rand) *copiesLog {
 	return l
 }
 
+// append writes the log to a partition.
+func (l *copiesLog) append(t *testing.T, c *Client, at TopicPartition) {
+	t.Helper()
+	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
+	for _, r := range l.records {
+		if err := p.Append(at.Topic, at.Partition, r.key, r.value, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // read reads the log from one offset to another, marked or not, and says what is
 // not as the rule has it.
 func (l *copiesLog) read(t *testing.T, c *Client, at TopicPartition, from, to int64, keep bool) error {
@@ -158,15 +172,7 @@ func TestCopiesFromRandomStartsOfReaders(t *testing.T) {
 	at := TopicPartition{event.TopicMarket, 2}
 	rng := rand.New(rand.NewPCG(7, 65_536))
 	l := makeCopiesLog(3*copyWindow, rng)
-	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	for _, r := range l.records {
-		if err := p.Append(at.Topic, at.Partition, r.key, r.value, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := p.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l.append(t, c, at)
 	n := int64(len(l.records))
 	var seconds []int64
 	for o, second := range l.second {
@@ -284,15 +290,7 @@ func TestCopiesAfterATrim(t *testing.T) {
 	at := TopicPartition{event.TopicMarket, 2}
 	rng := rand.New(rand.NewPCG(5, 9))
 	l := makeCopiesLog(2*copyWindow+4000, rng)
-	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
-	for _, r := range l.records {
-		if err := p.Append(at.Topic, at.Partition, r.key, r.value, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := p.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l.append(t, c, at)
 	n := int64(len(l.records))
 	// As trimming does it: the window before what is read stays.
 	from := int64(copyWindow + 3000)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/autohedge/autohedge/agents"
+	"github.com/autohedge/autohedge/cmd/internal/capacity"
 	"github.com/autohedge/autohedge/execution"
 	"github.com/autohedge/autohedge/signals"
 	"github.com/autohedge/autohedge/sinks"
@@ -30,7 +31,7 @@ func roleTable() []roleSpec {
 		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine) (component.Role, error) {
 			store := sinks.ClickHouse(e.store)
 			if e.cfg.ClickHouse.URL == "" {
-				store = &roomyStore{Store: store, dir: e.folder.Root(), exec: e.store.Exec}
+				store = &roomyStore{Store: store, dir: e.folder.Root(), free: capacity.Free, exec: e.store.Exec}
 			}
 			role, err := sinks.New(e.cfg.Sinks, e.client, store, e.env)
 			if err != nil {

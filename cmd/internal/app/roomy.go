@@ -21,6 +21,7 @@ const landingReserve = 32 << 20
 type roomyStore struct {
 	sinks.Store
 	dir  string
+	free func(dir string) (int64, error)
 	exec func(ctx context.Context, sql string) error
 
 	mu      sync.Mutex
@@ -46,9 +47,9 @@ func (s *roomyStore) Land(ctx context.Context, row clickhouse.Landed) error {
 // room returns an error while there is too little. Whoever finds that also ends the
 // merges, those under way included, and whoever finds room again lets them go on.
 func (s *roomyStore) room(ctx context.Context) error {
-	free, err := capacity.Free(s.dir)
+	free, err := s.free(s.dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("asking what is free in %s: %w", s.dir, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
