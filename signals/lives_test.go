@@ -66,17 +66,24 @@ func (c *cluster) market(m *market, n int) {
 	c.feed(records)
 }
 
-// Retention overtakes the role while it stands still: it refuses to start until
-// somebody says that it may skip what is gone, then it goes on from what is left.
-func TestSkipsWhatRetentionTook(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
+// drained is a cluster where the role has worked off some of a market and stopped.
+func drained(t *testing.T) (*cluster, *market) {
+	t.Helper()
 	c := startCluster(t)
 	m := newMarket(5, false, demoKeys...)
 	c.market(m, 3000)
 	r := c.start(anywhere(""), "")
 	r.ready()
 	r.drain()
+	return c, m
+}
+
+// Retention overtakes the role while it stands still: it refuses to start until
+// somebody says that it may skip what is gone, then it goes on from what is left.
+func TestSkipsWhatRetentionTook(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c, m := drained(t)
 	bounds, err := c.client.Offsets(ctx, event.TopicMarket)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +107,7 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := len(c.published())
-	r = c.start(anywhere(""), "")
+	r := c.start(anywhere(""), "")
 	r.ready()
 	r.drain()
 	if after := len(c.published()); after <= before {
@@ -119,12 +126,7 @@ func TestSkipsWhatRetentionTook(t *testing.T) {
 func TestSkipsWhatASnapshotNeeds(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	c := startCluster(t)
-	m := newMarket(5, false, demoKeys...)
-	c.market(m, 3000)
-	r := c.start(anywhere(""), "")
-	r.ready()
-	r.drain()
+	c, m := drained(t)
 	saved, err := Stands(ctx, c.client, 1)
 	if err != nil || saved < 1 {
 		t.Fatalf("the snapshot stands at %d, %v", saved, err)
@@ -162,7 +164,7 @@ func TestSkipsWhatASnapshotNeeds(t *testing.T) {
 	if err := c.client.EnsureTopics(ctx); err != nil {
 		t.Fatal(err)
 	}
-	r = c.start(anywhere(""), "")
+	r := c.start(anywhere(""), "")
 	r.ready()
 	r.drain()
 	for _, s := range c.published() {
@@ -199,7 +201,7 @@ func TestReadsANewLife(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 { // the second time with the rules of the new life
-				r = c.start(anywhere(""), "")
+				r := c.start(anywhere(""), "")
 				r.ready()
 				r.drain()
 			}

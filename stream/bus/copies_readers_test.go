@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -160,13 +158,7 @@ func (l *copiesLog) read(t *testing.T, c *Client, at TopicPartition, from, to in
 // it should. A start is at random, or so that a copy or what it is a copy of lies at
 // its window's edge.
 func TestCopiesFromRandomStartsOfReaders(t *testing.T) {
-	starts := 32 // each reads the window back first
-	if v := os.Getenv(startsVar); v != "" {
-		var err error
-		if starts, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("%s: %v", startsVar, err)
-		}
-	}
+	starts := scale(t, startsVar, 32) // each reads the window back first
 	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	at := TopicPartition{event.TopicMarket, 2}

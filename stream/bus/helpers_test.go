@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -194,4 +195,18 @@ func (c *Client) ids() map[string]event.ID {
 		ids[topic] = life.ID
 	}
 	return ids
+}
+
+// scale is how much a test does: usual, or what the environment variable says.
+func scale(t testing.TB, variable string, usual int) int {
+	t.Helper()
+	v := os.Getenv(variable)
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		t.Fatalf("%s is %q: want a number above 0", variable, v)
+	}
+	return n
 }

@@ -263,13 +263,7 @@ func (w *commitWatch) sum() (n int64) {
 // woken under load. Everything is handled and its effect is there, in the order of
 // each key; what is handled again is what nobody had committed.
 func TestRebalanceOfProcesses(t *testing.T) {
-	rounds := 1
-	if v := os.Getenv(rebalancesVar); v != "" {
-		var err error
-		if rounds, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("%s: %v", rebalancesVar, err)
-		}
-	}
+	rounds := scale(t, rebalancesVar, 1)
 	b := startBroker(t)
 	c := connect(t, testConfig(b.Addr()))
 	l := startLoadOn(t, c)
