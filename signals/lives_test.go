@@ -201,9 +201,9 @@ func TestReadsANewLife(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 { // the second time with the rules of the new life
-				r := c.start(anywhere(""), "")
-				r.ready()
-				r.drain()
+				live := c.start(anywhere(""), "")
+				live.ready()
+				live.drain()
 			}
 			again := len(c.signalRecords()) - before
 			if want := map[bool]int{false: 0, true: before}[discard]; again != want {
