@@ -26,8 +26,12 @@ type Assignment struct {
 	Committed, Start, End int64
 
 	consumer  *Consumer
+	pulse     *pulse
 	ready     chan struct{}
 	readyOnce sync.Once
+
+	held   []Record // what the reader gave and Next has not
+	heldAt int64    // position before them
 
 	mu       sync.Mutex
 	reader   *Reader
@@ -79,7 +83,9 @@ func (a *Assignment) Seek(ctx context.Context, offset int64) error {
 	return nil
 }
 
-// Next is Reader.Next; ErrLost where the handler outstayed its partition.
+// Next is Reader.Next; ErrLost where the handler outstayed its partition. Where the
+// process stood still for so long that the partition may be another member's, it
+// returns nothing before the group has said that it is not.
 func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 	if a.reader == nil {
 		from := a.Committed
@@ -100,10 +106,10 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 	a.mu.Lock()
 	a.reading, a.moved = true, time.Now()
 	a.mu.Unlock()
-	records, err := a.reader.Next(ctx)
+	records, err := a.take(ctx)
 	a.mu.Lock()
 	a.reading, a.moved = false, time.Now()
-	a.from, a.position = a.position, a.reader.Position()
+	a.from, a.position = a.position, a.Position()
 	a.mu.Unlock()
 	if err != nil {
 		err = forGroup(err, a.consumer.cfg.Role)
@@ -111,10 +117,36 @@ func (a *Assignment) Next(ctx context.Context) ([]Record, error) {
 	return records, err
 }
 
+// take gives what the reader has, once it is certain that the partition was still
+// owned when it was there; until then it is kept for the next call.
+func (a *Assignment) take(ctx context.Context) ([]Record, error) {
+	if a.held == nil {
+		a.heldAt = a.reader.Position()
+		records, err := a.reader.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.held = records
+	}
+	err := a.pulse.sure(ctx)
+	if lost := a.reader.revoked.Load(); lost != nil {
+		return nil, *lost
+	}
+	if err != nil {
+		return nil, err
+	}
+	records := a.held
+	a.held = nil
+	return records, nil
+}
+
 // Position is Reader.Position.
 func (a *Assignment) Position() int64 {
-	if a.reader == nil {
+	switch {
+	case a.reader == nil:
 		return max(a.Committed, a.Start)
+	case a.held != nil:
+		return a.heldAt
 	}
 	return a.reader.Position()
 }

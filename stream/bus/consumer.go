@@ -205,7 +205,8 @@ type handled struct {
 func (k *Consumer) serve(ctx, genCtx context.Context, gen *kafka.Generation, handle func(context.Context, *Assignment) error) (finished bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	mine, err := k.assignments(ctx, gen)
+	pulse := k.pulse(ctx, gen)
+	mine, err := k.assignments(ctx, gen, pulse)
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, nil
@@ -249,6 +250,7 @@ func (k *Consumer) serve(ctx, genCtx context.Context, gen *kafka.Generation, han
 	defer cancel()
 	background.Go(func() { k.commitWhile(ctx, gen, mine, failed) })
 	background.Go(func() { k.watch(ctx, mine, failed) })
+	background.Go(pulse.run)
 
 	lost := ctx.Done()
 	for running := len(mine); running > 0 || !draining; {
@@ -335,7 +337,7 @@ func (k *Consumer) abandonError(gen *kafka.Generation, mine []*Assignment) error
 }
 
 // assignments describes what this member owns in the generation.
-func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*Assignment, error) {
+func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation, pulse *pulse) ([]*Assignment, error) {
 	var mine []*Assignment
 	for _, topic := range k.cfg.Topics {
 		owned := gen.Assignments[k.client.prefix()+topic]
@@ -358,7 +360,7 @@ func (k *Consumer) assignments(ctx context.Context, gen *kafka.Generation) ([]*A
 			mine = append(mine, &Assignment{
 				Topic: topic, Partition: ids[i], Incarnation: k.client.Incarnation(topic), Generation: gen.ID,
 				Committed: at, Start: bounds[i].Start, End: bounds[i].End,
-				consumer: k, ready: make(chan struct{}), next: -1, sent: at, moved: time.Now(),
+				consumer: k, pulse: pulse, ready: make(chan struct{}), next: -1, sent: at, moved: time.Now(),
 			})
 		}
 	}

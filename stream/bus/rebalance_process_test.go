@@ -32,8 +32,8 @@ const (
 
 // runMember copies what it is assigned of md into signals, the same partition, until
 // it is told to leave (SIGTERM, or the end of its parent). Each copy says by whom
-// and in which generation it was made, from which committed offset on, and of
-// which offset.
+// and in which generation it was made, from which committed offset on, after which
+// call of Next, and of which offset.
 func runMember(spec string) int {
 	addr, name, _ := strings.Cut(spec, "|")
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -82,13 +82,13 @@ func copyOut(ctx context.Context, c *Client, a *Assignment, name string) error {
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience*3/5, cancel) })()
 	defer func() { _ = p.Close(finish) }()
 	a.Ready()
-	for {
+	for call := 1; ; call++ {
 		records, err := a.Next(ctx)
 		if err != nil {
 			return err
 		}
 		for _, r := range records {
-			value := fmt.Appendf(nil, "%s %d %d %d %s", name, a.Generation, max(a.Committed, 0), r.Offset, r.Value)
+			value := fmt.Appendf(nil, "%s %d %d %d %d %s", name, a.Generation, max(a.Committed, 0), call, r.Offset, r.Value)
 			if err := p.Append(event.TopicSignals, a.Partition, r.Key, value, nil); err != nil {
 				return err
 			}
@@ -355,12 +355,13 @@ func (o *copiesOut) check(t *testing.T, part int, log, copied []string) {
 		generation int
 		name       string
 	}
-	next := make(map[owner]int) // offset that the owner's next copy must have
+	next := make(map[owner]int)     // offset that the owner's next copy must have
+	lateCall := make(map[owner]int) // of Next, whose records came late
 	frontier, newest, committed := 0, owner{generation: -1}, 0
 	for i, v := range copied {
 		var who owner
-		var from, offset int
-		if _, err := fmt.Sscanf(v, "%s %d %d %d", &who.name, &who.generation, &from, &offset); err != nil {
+		var from, call, offset int
+		if _, err := fmt.Sscanf(v, "%s %d %d %d %d", &who.name, &who.generation, &from, &call, &offset); err != nil {
 			t.Fatalf("partition %d, copy %d: %q: %v", part, i, v, err)
 		}
 		if _, known := next[who]; !known {
@@ -386,6 +387,12 @@ func (o *copiesOut) check(t *testing.T, part int, log, copied []string) {
 		}
 		if who.generation < newest.generation {
 			o.late++
+			// A woken member finishes what it has in hand, and gets nothing more.
+			if first, known := lateCall[who]; known && first != call {
+				t.Errorf("partition %d: member %s of generation %d copies offset %d after generation %d began, of its call %d of Next, and had copied late of its call %d",
+					part, who.name, who.generation, offset, newest.generation, call, first)
+			}
+			lateCall[who] = call
 		}
 		switch {
 		case offset == frontier:
@@ -408,13 +415,13 @@ func (o *copiesOut) keys(t *testing.T, part int, copied []string) {
 	next := make(map[string]int)
 	for _, v := range copied {
 		f := strings.Fields(v)
-		n, err := strconv.Atoi(f[5])
+		n, err := strconv.Atoi(f[6])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n > next[f[4]] {
-			t.Errorf("partition %d: key %s has its record %d where %d is next", part, f[4], n, next[f[4]])
+		if n > next[f[5]] {
+			t.Errorf("partition %d: key %s has its record %d where %d is next", part, f[5], n, next[f[5]])
 		}
-		next[f[4]] = max(next[f[4]], n+1)
+		next[f[5]] = max(next[f[5]], n+1)
 	}
 }
