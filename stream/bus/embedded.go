@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ type EmbeddedConfig struct {
 	Dir        string // data folder; empty keeps everything in memory
 	Addr       string // host:port on loopback; port 0 takes a free one
 	Partitions int    // of topics that a client creates without saying how many
+	// CompactEvery is how often topics are compacted and what is past its retention
+	// is removed; 0 is an hour. In memory kfake does it, once an hour.
+	CompactEvery time.Duration
 
 	free func(dir string) (int64, error) // freeOn where it is nil
 }
@@ -33,6 +37,7 @@ type Embedded struct {
 	cluster *kfake.Cluster
 	addr    string
 	close   sync.Once
+	stop    func() // of the compaction; waits for it
 }
 
 // StartEmbedded starts the embedded broker (kfake). A busy address is an error
@@ -58,11 +63,12 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 	if err != nil {
 		return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
 	}
+	log := env.Log.With("component", "kafka")
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }),
 		kfake.ClusterID("autohedge-embedded"),
-		kfake.WithLogger(kfakeLog{env.Log.With("component", "kafka")}),
+		kfake.WithLogger(kfakeLog{log}),
 		kfake.DefaultNumPartitions(max(cfg.Partitions, 1)),
 		// A restarted member is not held up by its dead predecessor for long.
 		kfake.GroupMinSessionTimeout(time.Second),
@@ -72,15 +78,20 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 			_ = ln.Close()
 			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
 		}
-		opts = append(opts, kfake.DataDir(cfg.Dir))
+		if err := undoCompaction(cfg.Dir, log); err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: undoing an interrupted compaction in %s: %w", cfg.Dir, err)
+		}
+		opts = append(opts, kfake.DataDir(cfg.Dir), kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": kfakeNever}))
 	}
 	cluster, err := kfake.NewCluster(append(opts, extra...)...)
 	if err != nil {
 		_ = ln.Close()
 		return nil, fmt.Errorf("starting the embedded Kafka in %s: %w", cfg.Dir, err)
 	}
+	e := &Embedded{cluster: cluster, addr: ln.Addr().String(), stop: func() {}}
 	if cfg.Dir != "" {
-		guard := &diskGuard{dir: cfg.Dir, log: env.Log.With("component", "kafka"), free: cfg.free}
+		guard := &diskGuard{dir: cfg.Dir, log: log, free: cfg.free}
 		if guard.free == nil {
 			guard.free = freeOn
 		}
@@ -99,8 +110,13 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 			cluster.Close()
 			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
 		}
+		compacting, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var stopped sync.WaitGroup
+		c := &compactor{dir: cfg.Dir, cluster: cluster, guard: guard, log: log}
+		stopped.Go(func() { c.run(compacting, cmp.Or(cfg.CompactEvery, compactEvery)) })
+		e.stop = func() { stop(); stopped.Wait() }
 	}
-	return &Embedded{cluster: cluster, addr: ln.Addr().String()}, nil
+	return e, nil
 }
 
 // Addr returns host:port.
@@ -108,7 +124,10 @@ func (e *Embedded) Addr() string { return e.addr }
 
 // Close stops the broker and saves its state.
 func (e *Embedded) Close() error {
-	e.close.Do(e.cluster.Close)
+	e.close.Do(func() {
+		e.stop()
+		e.cluster.Close()
+	})
 	return nil
 }
 

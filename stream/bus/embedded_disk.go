@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ type diskGuard struct {
 	log    *slog.Logger
 	logged time.Time
 	free   func(dir string) (int64, error)
+	held   atomic.Bool // while topics are compacted, whatever is free
 }
 
 // refuse answers a request that there is no room for; nil lets the broker answer, as it
@@ -30,6 +32,9 @@ type diskGuard struct {
 func (g *diskGuard) refuse(req *kmsg.ProduceRequest) kmsg.Response {
 	if req.Acks == 0 {
 		return nil
+	}
+	if g.held.Load() {
+		return refusal(req)
 	}
 	free, err := g.free(g.dir)
 	if err == nil && free >= diskReserve {
@@ -42,6 +47,11 @@ func (g *diskGuard) refuse(req *kmsg.ProduceRequest) kmsg.Response {
 		g.logged = now
 		g.log.Warn("the disk is full: nothing is appended until there is room; free space", "dir", g.dir, "err", err)
 	}
+	return refusal(req)
+}
+
+// refusal answers that nothing of a request was appended: send it again.
+func refusal(req *kmsg.ProduceRequest) *kmsg.ProduceResponse {
 	resp := req.ResponseKind().(*kmsg.ProduceResponse)
 	for _, t := range req.Topics {
 		rt := kmsg.NewProduceResponseTopic()
