@@ -16,6 +16,7 @@ import (
 
 	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -23,6 +24,7 @@ import (
 // world is a broker with topics and a producer that fills them.
 type world struct {
 	t        *testing.T
+	addr     string
 	client   *bus.Client
 	producer *bus.Producer
 	trades   uint64
@@ -44,7 +46,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t}
+	w := &world{t: t, addr: embedded.Addr()}
 	cfg := bus.DefaultConfig()
 	cfg.Brokers = []string{embedded.Addr()}
 	if w.client, err = bus.Connect(ctx, cfg, env); err != nil {
@@ -206,8 +208,12 @@ func (w *world) verify(store *fakeStore) {
 		for n, b := range bounds {
 			var control, refused, copies uint64
 			for _, rec := range w.read(topic, int32(n), b.End) {
-				if rec.SecondCopy {
+				switch {
+				case rec.SecondCopy:
 					copies++
+					continue
+				case rec.Void:
+					control++
 					continue
 				}
 				batch := store.NewBatch(topic, w.client.Incarnation(topic), int32(n))
@@ -566,6 +572,56 @@ func TestBackpressure(t *testing.T) {
 	}
 	if r.budget.used != 0 {
 		t.Errorf("%d bytes are still taken after the end", r.budget.used)
+	}
+}
+
+// TestForeignTransactions lands what another program committed in a transaction, and
+// accounts for what it aborted and for the marks that end transactions as control.
+func TestForeignTransactions(t *testing.T) {
+	w := newWorld(t)
+	store := newFakeStore()
+	const key = "binance|S1USDT"
+	partition := w.client.Partition(event.TopicMarket, []byte(key))
+	foreign := bustest.NewForeigner(t, w.addr, "foreign", event.TopicMarket, partition)
+	trades := func(n int) (values [][]byte) {
+		for range n {
+			values = append(values, event.Marshal(w.trade()))
+		}
+		return values
+	}
+	ours := func() {
+		for _, v := range trades(70) { // more than a plan
+			w.append(event.TopicMarket, key, v)
+		}
+		w.flush()
+	}
+	ours()
+	for range 3 {
+		foreign.Begin()
+		foreign.Add(key, trades(5)...)
+		foreign.Abort()
+		foreign.Begin()
+		foreign.Add(key, trades(4)...)
+		foreign.Commit()
+		ours()
+	}
+	foreign.Begin()
+	foreign.Add(key, trades(2)...)
+	foreign.Abort() // the log ends with its mark
+	r := w.start(testConfig(), store, nil)
+	r.drain(t)
+	w.verify(store)
+	if rows := len(store.rows["ticks"]); rows != 4*70+3*4 {
+		t.Errorf("%d trades landed, want %d", rows, 4*70+3*4)
+	}
+	var control uint64
+	for _, l := range store.landed {
+		if l.Topic == event.TopicMarket {
+			control += l.Control
+		}
+	}
+	if want := uint64(3*(5+1+1) + 2 + 1); control != want {
+		t.Errorf("%d offsets of md were counted as control, want %d: 17 aborted records and 7 marks", control, want)
 	}
 }
 

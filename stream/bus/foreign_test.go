@@ -19,47 +19,12 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// foreigner is another program that writes to a partition of ours in transactions.
-type foreigner struct {
-	t      *testing.T
-	client *kgo.Client
-	at     TopicPartition
-}
-
-func newForeigner(t *testing.T, b *broker, id string, at TopicPartition) *foreigner {
-	t.Helper()
-	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.TransactionalID(id), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return &foreigner{t, c, at}
-}
-
-func (f *foreigner) begin() {
-	f.t.Helper()
-	if err := f.client.BeginTransaction(); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-// add appends one batch of n records.
-func (f *foreigner) add(value string, n int) {
-	f.t.Helper()
-	var records []*kgo.Record
+// valuesOf are n values that begin with the same words.
+func valuesOf(words string, n int) (values [][]byte) {
 	for i := range n {
-		records = append(records, &kgo.Record{Topic: f.at.Topic, Partition: f.at.Partition, Key: []byte("k"), Value: fmt.Appendf(nil, "%s %d", value, i)})
+		values = append(values, fmt.Appendf(nil, "%s %d", words, i))
 	}
-	if err := f.client.ProduceSync(f.t.Context(), records...).FirstErr(); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-func (f *foreigner) end(how kgo.TransactionEndTry) {
-	f.t.Helper()
-	if err := f.client.EndTransaction(f.t.Context(), how); err != nil {
-		f.t.Fatal(err)
-	}
+	return values
 }
 
 // Another program's transactions: what it committed are records like others, what
@@ -80,28 +45,28 @@ func TestForeignTransactions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	one, two := newForeigner(t, b, "foreign.1", at), newForeigner(t, b, "foreign.2", at)
+	one, two := bustest.NewForeigner(t, b.Addr(), "foreign.1", at.Topic, at.Partition), bustest.NewForeigner(t, b.Addr(), "foreign.2", at.Topic, at.Partition)
 	ours("ours first", 10)
 	for round := range 3 {
 		// Two at once, with ours between their batches: one of them is aborted.
-		one.begin()
-		two.begin()
-		one.add(fmt.Sprintf("aborted %d a", round), 4)
-		two.add(fmt.Sprintf("committed %d a", round), 3)
+		one.Begin()
+		two.Begin()
+		one.Add("k", valuesOf(fmt.Sprintf("aborted %d a", round), 4)...)
+		two.Add("k", valuesOf(fmt.Sprintf("committed %d a", round), 3)...)
 		ours(fmt.Sprintf("ours %d a", round), 2)
-		one.add(fmt.Sprintf("aborted %d b", round), 1)
-		two.add(fmt.Sprintf("committed %d b", round), 2)
-		one.end(kgo.TryAbort)
+		one.Add("k", valuesOf(fmt.Sprintf("aborted %d b", round), 1)...)
+		two.Add("k", valuesOf(fmt.Sprintf("committed %d b", round), 2)...)
+		one.Abort()
 		ours(fmt.Sprintf("ours %d b", round), 1)
-		two.end(kgo.TryCommit)
+		two.Commit()
 		// The same producer commits what it does next.
-		one.begin()
-		one.add(fmt.Sprintf("committed %d c", round), 2)
-		one.end(kgo.TryCommit)
+		one.Begin()
+		one.Add("k", valuesOf(fmt.Sprintf("committed %d c", round), 2)...)
+		one.Commit()
 	}
-	one.begin()
-	one.add("aborted last", 2)
-	one.end(kgo.TryAbort) // the log ends with its mark
+	one.Begin()
+	one.Add("k", valuesOf("aborted last", 2)...)
+	one.Abort() // the log ends with its mark
 
 	// Apache Kafka writes a mark after it has answered that the transaction is over.
 	const events, aborted, marks = 10 + 3*(3+2+2+1+2), 3*(4+1) + 2, 3*3 + 1
@@ -208,9 +173,9 @@ func TestOpenForeignTransactionIsToldOf(t *testing.T) {
 	at := TopicPartition{event.TopicMarket, 1}
 	p := newProducer(t, c, ProducerConfig{Name: "test", Blocking: true})
 	produce(t, p, at.Topic, 0, 40)
-	f := newForeigner(t, b, "foreign", at)
-	f.begin()
-	f.add("aborted", 3)
+	f := bustest.NewForeigner(t, b.Addr(), "foreign", at.Topic, at.Partition)
+	f.Begin()
+	f.Add("k", valuesOf("aborted", 3)...)
 	produce(t, p, at.Topic, 40, 40)
 
 	var logged bustest.Log
@@ -241,7 +206,7 @@ func TestOpenForeignTransactionIsToldOf(t *testing.T) {
 	if total(t, c.metrics.errors) == 0 {
 		t.Error("it is not counted")
 	}
-	f.end(kgo.TryAbort)
+	f.Abort()
 	if got, err := next(t, r, 10); err != nil || got[0] != "41" || got[9] != "77" {
 		t.Errorf("after its end: %v, %v", got, err)
 	}
