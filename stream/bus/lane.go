@@ -95,7 +95,7 @@ func (l *lane) append(key, value []byte, size int, charged bool, done func(int64
 
 // put is append with l.mu held.
 func (l *lane) put(key, value []byte, size int, charged bool, done func(int64, error)) error {
-	if l.stopped {
+	if l.stopped || l.p.failed.Load() {
 		if err := l.p.Err(); err != nil {
 			return err
 		}

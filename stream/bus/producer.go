@@ -88,8 +88,9 @@ type Producer struct {
 	room     sync.Cond // signalled when bytes leave the queue, and on failure
 	waiting  int
 	closed   bool
-	err      error // what stopped the producer for good
-	firstErr error // since the last Flush
+	err      error       // what stopped the producer for good
+	failed   atomic.Bool // err is set: no lane takes another record, also before it is told to stop
+	firstErr error       // since the last Flush
 }
 
 // NewProducer makes a producer that owns nothing, see Own; Close ends it.
@@ -385,6 +386,7 @@ func (p *Producer) fail(err error) {
 	first := p.err == nil
 	if first {
 		p.err = err
+		p.failed.Store(true)
 	}
 	if p.firstErr == nil {
 		p.firstErr = err
