@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -41,13 +40,12 @@ type compactor struct {
 	cluster *kfake.Cluster
 	guard   *diskGuard
 	log     *slog.Logger
-	runs    atomic.Int64
 }
 
 // run compacts every so often until ctx ends.
 func (c *compactor) run(ctx context.Context, every time.Duration) {
 	for sleep(ctx, every) == nil {
-		if err := c.compact(); err != nil {
+		if err := c.compact(ctx); err != nil {
 			c.log.Warn("compacting failed, the logs stay as they are until the next time", "dir", c.dir, "err", err)
 		}
 	}
@@ -55,9 +53,14 @@ func (c *compactor) run(ctx context.Context, every time.Duration) {
 
 // compact also removes what is past its retention. Nothing is appended meanwhile:
 // producers are told to send again.
-func (c *compactor) compact() error {
+func (c *compactor) compact(ctx context.Context) error {
 	c.guard.held.Store(true)
-	defer c.guard.held.Store(false)
+	release := true
+	defer func() {
+		if release {
+			c.guard.held.Store(false)
+		}
+	}()
 	c.cluster.ApplyRetention() // done after all that was being appended
 	size, err := c.keep()
 	if err != nil {
@@ -68,15 +71,24 @@ func (c *compactor) compact() error {
 		return err
 	}
 	if free < size+compactRoom {
-		return fmt.Errorf("%d bytes are free, and compacting %d takes %d: free space", free, size, size+compactRoom)
+		err := fmt.Errorf("%d bytes are free, and compacting %d takes %d: free space", free, size, size+compactRoom)
+		return errors.Join(err, os.RemoveAll(filepath.Join(c.dir, stagingDir)))
 	}
 	kept := filepath.Join(c.dir, keptDir)
 	if err := os.Rename(filepath.Join(c.dir, stagingDir), kept); err != nil {
 		return fmt.Errorf("compacting: %w", err)
 	}
 	c.cluster.Compact()
-	c.runs.Add(1)
-	return forget(c.dir)
+	// While the links count, a start would take back what is appended from here on.
+	release = false
+	for err := forget(c.dir); err != nil; err = forget(c.dir) {
+		c.log.Error("nothing is appended until a compaction's links can be removed", "dir", c.dir, "err", err)
+		if sleep(ctx, time.Second) != nil {
+			return err
+		}
+	}
+	release = true
+	return nil
 }
 
 // keep links the files of all compacted partitions into stagingDir; size is what

@@ -13,8 +13,8 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// A process that runs asks at the beginning alone; one that stood still asks until it is answered,
-// once for all its handlers, and gives nothing meanwhile.
+// A process that runs asks at the beginning alone; one that stood still asks until it
+// is answered, once for all its handlers, and gives nothing meanwhile.
 func TestPulse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, lose := context.WithCancel(t.Context())
