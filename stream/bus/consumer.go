@@ -257,8 +257,9 @@ func (k *Consumer) serve(ctx, genCtx context.Context, gen *kafka.Generation, han
 		select {
 		case h := <-returned:
 			running--
-			h.a.Ready()
-			if h.err != nil && !errors.Is(h.err, io.EOF) && ctx.Err() == nil {
+			if h.err == nil || errors.Is(h.err, io.EOF) {
+				h.a.Ready()
+			} else if ctx.Err() == nil { // one that failed is never ready
 				err = fmt.Errorf("handling %s/%d: %w", h.a.Topic, h.a.Partition, h.err)
 				cancel()
 			}

@@ -233,18 +233,30 @@ func TestHandlersStopWhenTheirPartitionIsLost(t *testing.T) {
 func TestHandlerErrorEndsRun(t *testing.T) {
 	c := connect(t, testConfig(startBroker(t).Addr()))
 	boom := errors.New("boom")
-	k := c.NewConsumer(ConsumerConfig{Role: "test", Topics: []string{event.TopicMarket}}, component.Discard())
-	err := k.Run(t.Context(), func(ctx context.Context, a *Assignment) error {
-		a.Ready()
-		if a.Partition == 2 {
-			a.Commit(0)
-			return boom
+	for i := range 30 { // what may not be is a matter of chance
+		k := c.NewConsumer(ConsumerConfig{Role: fmt.Sprint("test", i), Topics: []string{event.TopicMarket}}, component.Discard())
+		var others sync.WaitGroup
+		others.Add(3)
+		err := k.Run(t.Context(), func(ctx context.Context, a *Assignment) error {
+			if a.Partition == 2 {
+				others.Wait()
+				a.Commit(0)
+				return boom
+			}
+			a.Ready()
+			others.Done()
+			<-ctx.Done()
+			time.Sleep(10 * time.Millisecond)
+			return ctx.Err()
+		})
+		if !errors.Is(err, boom) || err.Error() != "handling md/2: boom" {
+			t.Error(err)
 		}
-		<-ctx.Done()
-		return ctx.Err()
-	})
-	if !errors.Is(err, boom) || err.Error() != "handling md/2: boom" {
-		t.Error(err)
+		select {
+		case <-k.Ready():
+			t.Fatal("it calls itself ready, and a handler failed before it was")
+		default:
+		}
 	}
 }
 
