@@ -34,6 +34,9 @@ type Role struct {
 	logPatience time.Duration
 	// lease is ownerLease; tests have less.
 	lease time.Duration
+	// saveEvery and saveLeast are the constants of those names; tests have less.
+	saveEvery time.Duration
+	saveLeast int64
 
 	// crash, in tests, ends the role at a site by returning an error; openBroker
 	// opens an account, tests put a broker of their own there.
@@ -57,7 +60,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		accounts: make(map[string]*Account), market: newMarket(client, env),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: "execution", Topics: []string{event.TopicDecisions}}, env),
 		ready:    make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
-		logPatience: logPatience, lease: ownerLease,
+		logPatience: logPatience, lease: ownerLease, saveEvery: saveEvery, saveLeast: saveLeast,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
 		},
@@ -248,6 +251,11 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 	background.Go(func() { o.watchLog(ctx) })
 	background.Go(func() {
 		if err := o.ticks(ctx); err != nil && ctx.Err() == nil {
+			cancel(err)
+		}
+	})
+	background.Go(func() {
+		if err := o.saves(ctx); err != nil && ctx.Err() == nil {
 			cancel(err)
 		}
 	})

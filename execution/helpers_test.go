@@ -71,6 +71,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.cfg.Accounts[0].Limits.MaxQuoteAge = time.Minute // tests do not race with it
 	w.cfg.Accounts[0].Settings.Paper.Participation = dec("1")
+	w.cfg.Accounts[0].Limits.MaxOrdersPerSecond = 100
 	w.cfg.QueryInterval = 20 * time.Millisecond
 	if w.client, err = w.connect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -169,6 +170,7 @@ func (w *world) run(change func(*Role)) *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	role.saveEvery, role.saveLeast = 10*time.Millisecond, 1
 	if change != nil {
 		change(role)
 	}

@@ -230,6 +230,14 @@ func (m *market) instrument(venue, symbol string) *event.Instrument {
 	return m.instruments[string(event.Key(venue, symbol))]
 }
 
+// quoted is the currency that an instrument is quoted in, "" where it is not known.
+func (m *market) quoted(venue, symbol string) string {
+	if in := m.instrument(venue, symbol); in != nil {
+		return in.Quote
+	}
+	return ""
+}
+
 // learn takes a record of instruments; a tombstone forgets.
 func (m *market) learn(rec bus.Record) {
 	key := string(rec.Key)

@@ -9,18 +9,24 @@ import (
 
 // metrics are the role's; labels of a fixed set are bound here, once.
 type metrics struct {
-	orders      map[event.OrderState]prometheus.Counter
-	rejections  map[string]prometheus.Counter
-	fills       prometheus.Counter
-	skipped     prometheus.Counter
-	orphans     prometheus.Counter
-	dead        prometheus.Counter
-	unknown     prometheus.Gauge
-	killSwitch  prometheus.Gauge
-	stalled     prometheus.Gauge
-	tickToOrder prometheus.Histogram
-	position    *prometheus.GaugeVec
-	pnl         *prometheus.GaugeVec
+	orders                      map[event.OrderState]prometheus.Counter
+	rejections                  map[string]prometheus.Counter
+	fills                       prometheus.Counter
+	skipped                     prometheus.Counter
+	orphans                     prometheus.Counter
+	dead                        prometheus.Counter
+	unknown                     prometheus.Gauge
+	killSwitch                  prometheus.Gauge
+	stalled                     prometheus.Gauge
+	tickToOrder                 prometheus.Histogram
+	replayed                    prometheus.Counter
+	restores                    *prometheus.CounterVec
+	restore                     prometheus.Histogram
+	snapshots, snapshotFailures prometheus.Counter
+	snapshotBytes               *prometheus.GaugeVec
+	snapshot                    prometheus.Histogram
+	position                    *prometheus.GaugeVec
+	pnl                         *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -43,6 +49,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "autohedge_execution_tick_to_order_seconds", Help: "From the receipt of the tick that fired a signal to the acknowledgement of the order in the order log.",
 			Buckets: []float64{.0005, .001, .0015, .002, .003, .005, .008, .015, .03, .1, .3, 1, 3, 10},
 		}),
+		replayed:         counter("autohedge_execution_replayed_records_total", "Records of orders, fills and positions that restarts read, beyond snapshots."),
+		snapshots:        counter("autohedge_execution_snapshots_total", "Snapshots of a partition's orders and positions that were saved whole."),
+		snapshotFailures: counter("autohedge_execution_snapshot_failures_total", "Snapshots that could not be saved or restored; the log says why."),
+		restores: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "autohedge_execution_restores_total", Help: "Partitions taken over, by what the restart began with: snapshot or start (of the logs)."}, []string{"from"}),
+		restore: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "autohedge_execution_restore_seconds", Help: "Time that reading a partition's orders, fills and positions took at its takeover.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9)}),
+		snapshotBytes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "autohedge_execution_snapshot_bytes", Help: "Size of the last snapshot of each partition."}, []string{"partition"}),
+		snapshot: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "autohedge_execution_snapshot_seconds", Help: "Time that a snapshot took, from reading on to its being saved whole.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9)}),
 		position: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_execution_position_base", Help: "Signed holding, in base currency."}, []string{"account", "strategy", "venue", "symbol"}),
 		pnl:      prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_execution_pnl_quote", Help: "Total profit at the last mark, in quote currency."}, []string{"account", "strategy", "venue", "symbol", "currency"}),
 	}
@@ -52,6 +71,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, l := range risk.Limits() {
 		m.rejections[l] = rejections.WithLabelValues(l)
 	}
-	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.killSwitch, m.stalled, m.tickToOrder, m.position, m.pnl)
+	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.killSwitch, m.stalled, m.tickToOrder, m.position, m.pnl,
+		m.replayed, m.restores, m.restore, m.snapshots, m.snapshotFailures, m.snapshotBytes, m.snapshot)
 	return m
 }

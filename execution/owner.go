@@ -60,28 +60,28 @@ type owner struct {
 
 	// mu is never held while anything is waited for. Of an open order, who holds
 	// settling changes state, under both, and the sender sentAt and sending.
-	mu   sync.Mutex
-	book *ledger.Book
-	// orders has every order, open those that are not done; children counts the
-	// orders that were sent for a decision.
-	orders   map[string]*order
-	open     map[string]*working
-	children map[event.ID]int
+	mu       sync.Mutex
+	book     *ledger.Book
+	orders   *orders
+	open     map[string]*working // those that are not done
 	unknowns int
+
+	saved saved
 }
 
-// restore reads the partition of the order log, fills and positions whole, opens
-// the accounts' brokers and asks them about every order that is not done.
+// restore restores what the partition of the order log, fills and positions holds,
+// opens the accounts' brokers and asks them about every order that is not done.
 func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (*owner, error) {
 	o := &owner{
-		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account), book: ledger.NewBook(),
-		orders: make(map[string]*order), open: make(map[string]*working), children: make(map[event.ID]int),
+		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account),
+		open: make(map[string]*working),
 	}
 	var err error
 	o.producer, err = r.client.Own(ctx, bus.OwnConfig{
 		Name: "execution", Key: ownerKey(partition), Blocking: true,
 		Partitions: []bus.TopicPartition{
 			{Topic: event.TopicOrders, Partition: partition}, {Topic: event.TopicFills, Partition: partition}, {Topic: event.TopicPositions, Partition: partition},
+			{Topic: event.TopicExecutionState, Partition: partition},
 		},
 	}, r.env)
 	if err != nil {
@@ -110,13 +110,26 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		}
 		o.accounts[name] = &account{cfg: cfg, broker: b, profile: spec.New.Profile, gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
 	}
-	filled, err := o.read(ctx)
+	rec, err := o.remember(ctx)
 	if err != nil {
-		return nil, component.Fatal(err)
+		return nil, fmt.Errorf("restoring partition %d: %w", partition, err)
+	}
+	o.book, o.orders = rec.book, rec.orders
+	for id, ord := range o.orders.whole {
+		if !ord.state().Terminal() {
+			o.open[id] = &working{order: ord}
+		}
+	}
+	for name, times := range rec.charged {
+		if acc := o.accounts[name]; acc != nil {
+			for _, t := range times {
+				acc.gate.Charge(t)
+			}
+		}
 	}
 	o.settling.Lock()
 	defer o.settling.Unlock()
-	if err := o.reconcile(ctx, filled); err != nil {
+	if err := o.reconcile(ctx, rec.filled); err != nil {
 		return nil, err
 	}
 	for _, acc := range o.accounts {
@@ -132,89 +145,12 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 // ownerKey is what the owner of a partition owns.
 func ownerKey(partition int32) string { return fmt.Sprintf("execution.%d", partition) }
 
-// read rebuilds the state from the three logs; filled is how much the log of
-// fills holds of each order. A former owner can add nothing to what it reads, for
-// the partitions are owned.
-func (o *owner) read(ctx context.Context) (filled map[string]event.Decimal, err error) {
-	c := o.role.client
-	for _, topic := range []string{event.TopicOrders, event.TopicFills, event.TopicPositions} {
-		bounds, err := c.Offsets(ctx, topic)
-		if err != nil {
-			return nil, fmt.Errorf("restoring partition %d: %w", o.partition, err)
-		}
-		if start := bounds[o.partition].Start; start > 0 {
-			return nil, fmt.Errorf("restoring partition %d: %s begins at offset %d: %d records that positions follow from are gone; raise the topic's retention before trading on", o.partition, topic, start, start)
-		}
-	}
-	if _, err = c.ReadAll(ctx, event.TopicOrders, o.partition, bus.FromStart, func(rec bus.Record) error {
-		if event.TypeOf(rec.Value) == event.TypeEpoch {
-			return nil
-		}
-		e, err := event.DecodeAs[*event.OrderEvent](rec.Value)
-		if err != nil {
-			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
-		}
-		known := o.orders[e.ClientOrderID]
-		if known != nil && e.Seq <= known.last.Seq {
-			return nil
-		}
-		if e.State == event.OrderSubmitting {
-			o.children[e.DecisionID]++
-			if acc := o.accounts[e.Account]; acc != nil {
-				acc.gate.Charge(e.Time)
-			}
-		}
-		o.orders[e.ClientOrderID] = restored(e)
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	for id, ord := range o.orders {
-		if !ord.state().Terminal() {
-			o.open[id] = &working{order: ord}
-		}
-	}
-	if _, err = c.ReadAll(ctx, event.TopicPositions, o.partition, bus.FromStart, func(rec bus.Record) error {
-		if event.TypeOf(rec.Value) == event.TypeEpoch {
-			return nil
-		}
-		p, err := event.DecodeAs[*event.Position](rec.Value)
-		if err != nil {
-			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
-		}
-		o.book.Restore(p)
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	filled = make(map[string]event.Decimal)
-	_, err = c.ReadAll(ctx, event.TopicFills, o.partition, bus.FromStart, func(rec bus.Record) error {
-		if event.TypeOf(rec.Value) == event.TypeEpoch {
-			return nil
-		}
-		f, err := event.DecodeAs[*event.Fill](rec.Value)
-		if err != nil {
-			return fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err)
-		}
-		currency := f.FeeCurrency
-		if in := o.role.market.instrument(f.Venue, f.Symbol); in != nil {
-			currency = in.Quote
-		}
-		applied, err := o.book.Apply(f, currency)
-		if err == nil && applied {
-			filled[f.ClientOrderID], err = ledger.Add(filled[f.ClientOrderID], f.Qty)
-		}
-		return err
-	})
-	return filled, err
-}
-
 // reconcile asks the brokers about every order that is not done, and about those
 // whose fills the log of fills lacks, and records the positions that a crash left
 // behind.
 func (o *owner) reconcile(ctx context.Context, filled map[string]event.Decimal) error {
-	for _, id := range slices.Sorted(maps.Keys(o.orders)) {
-		ord := o.orders[id]
+	for _, id := range slices.Sorted(maps.Keys(o.orders.whole)) {
+		ord := o.orders.of(id)
 		w := o.open[id]
 		differs := filled[id].Cmp(ord.last.FilledQty) != 0
 		if w == nil && !differs {
@@ -339,11 +275,11 @@ func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) erro
 	o.settling.Lock()
 	defer o.settling.Unlock()
 	o.mu.Lock()
-	ord, w := o.orders[r.ClientOrderID], o.open[r.ClientOrderID]
+	ord, w := o.orders.of(r.ClientOrderID), o.open[r.ClientOrderID]
 	o.mu.Unlock()
 	if ord == nil || ord.last.Account != acc.cfg.Name {
 		o.role.metrics.orphans.Inc()
-		o.role.env.Log.Error("leaving out a report on an order that the order log does not know", "account", acc.cfg.Name, "order", r.ClientOrderID, "state", r.State)
+		o.role.env.Log.Error("leaving out a report on an order that the order log does not know, or that was done long ago", "account", acc.cfg.Name, "order", r.ClientOrderID, "state", r.State)
 		return nil
 	}
 	if w == nil {
@@ -557,7 +493,10 @@ func (o *owner) finish(ctx context.Context) error {
 	if n := len(o.working()); n > 0 {
 		o.role.env.Log.Info("orders keep working at their brokers", "partition", o.partition, "orders", n)
 	}
-	return o.producer.Flush(ctx)
+	if err := o.producer.Flush(ctx); err != nil {
+		return err
+	}
+	return o.saveLast(ctx)
 }
 
 // settle asks for every order that is not done and counts those that should be.

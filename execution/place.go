@@ -55,7 +55,7 @@ func (o *owner) judge(d *event.Decision, from event.Lineage, logged func()) (tak
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.orders[event.ClientOrderID(d.ID, 0)] != nil {
+	if o.orders.has(event.ClientOrderID(d.ID, 0)) {
 		o.role.metrics.skipped.Inc()
 		return false, nil
 	}
@@ -94,7 +94,7 @@ func (o *owner) reach(s crashSite) error {
 func (o *owner) view(d *event.Decision, acc *account) risk.View {
 	v := risk.View{
 		Now: o.now(), Halted: o.role.board.halted(d.Account, d.Venue, d.Symbol),
-		Orders: o.children[d.ID], Instrument: o.role.market.instrument(d.Venue, d.Symbol),
+		Orders: o.begun(d.ID), Instrument: o.role.market.instrument(d.Venue, d.Symbol),
 	}
 	if top, ok := o.role.market.last(d.Venue, d.Symbol); ok {
 		v.Quote = top.forRisk()
@@ -136,10 +136,26 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 	return v
 }
 
+// begun counts the orders of a decision; o.mu is held.
+func (o *owner) begun(decision event.ID) int {
+	if o.orders.has(event.ClientOrderID(decision, 0)) {
+		return 1
+	}
+	return 0
+}
+
+// put remembers an order and lets go of the oldest that are done; o.mu is held.
+func (o *owner) put(ord *order) {
+	o.orders.put(ord)
+	for _, id := range o.orders.trim(func(old *order) bool { return old.state().Terminal() }) {
+		o.book.Forget(id)
+	}
+}
+
 // refuse appends the one entry of an order that a limit refused.
 func (o *owner) refuse(d *event.Decision, brokerName string, r *risk.Rejection, from event.Lineage, logged func()) error {
 	e := refused(d, brokerName, r, o.now(), o.epoch, from)
-	o.orders[e.ClientOrderID] = restored(&e)
+	o.put(restored(&e))
 	return o.post(&e, func() {
 		o.role.metrics.rejections[r.Limit].Inc()
 		logged()
@@ -155,9 +171,9 @@ func (o *owner) place(acc *account, d *event.Decision, v risk.View, passed risk.
 		return err
 	}
 	acc.gate.Charge(e.Time)
-	o.children[d.ID]++
 	w := &working{order: ord, sending: true}
-	o.orders[ord.id()], o.open[ord.id()] = ord, w
+	o.put(ord)
+	o.open[ord.id()] = w
 	out := &outgoing{
 		working: w, reducing: passed.Reducing, until: time.Now().Add(time.Duration(d.Deadline - v.Now)), judged: time.Now(),
 		order: broker.Order{

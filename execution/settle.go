@@ -73,10 +73,7 @@ func (o *owner) ask(ctx context.Context, w *working) error {
 // then the positions, each acknowledged before the next, so that a crash in
 // between leaves nothing that the next start could not complete.
 func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
-	currency := ""
-	if in := o.role.market.instrument(w.last.Venue, w.last.Symbol); in != nil {
-		currency = in.Quote
-	}
+	currency := o.role.market.quoted(w.last.Venue, w.last.Symbol)
 	var fills []*event.Fill
 	var from []event.Lineage
 	for i := range r.Fills {

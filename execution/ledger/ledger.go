@@ -56,11 +56,12 @@ type position struct {
 type Book struct {
 	positions map[Key]*position
 	seen      map[event.ID]struct{}
+	fills     map[string][]event.ID // those that were seen, by client order id
 }
 
 // NewBook returns an empty book.
 func NewBook() *Book {
-	return &Book{positions: make(map[Key]*position), seen: make(map[event.ID]struct{})}
+	return &Book{positions: make(map[Key]*position), seen: make(map[event.ID]struct{}), fills: make(map[string][]event.ID)}
 }
 
 // dayOf is the number of the UTC day of a time in Unix nanoseconds.
@@ -82,7 +83,6 @@ func (b *Book) at(k Key, currency string, now int64) *position {
 	if p.currency == "" {
 		p.currency = currency
 	}
-	p.roll(now)
 	return p
 }
 
@@ -118,6 +118,8 @@ func (b *Book) Apply(f *event.Fill, currency string) (bool, error) {
 	if f.Side == event.Sell {
 		dq, dc = Neg(f.Qty), notional
 	}
+	// It does not begin a day, which the next record does: so it comes to the same
+	// whichever of the two logs is read first.
 	p := b.at(Key{f.Account, f.Strategy, f.Venue, f.Symbol}, currency, f.Time)
 	qty, err1 := Add(p.qty, dq)
 	cash, err2 := Add(p.cash, dc)
@@ -128,7 +130,16 @@ func (b *Book) Apply(f *event.Fill, currency string) (bool, error) {
 	p.qty, p.cash, p.fees = qty, cash, fees
 	p.fills++
 	b.seen[f.ID] = struct{}{}
+	b.fills[f.ClientOrderID] = append(b.fills[f.ClientOrderID], f.ID)
 	return true, nil
+}
+
+// Forget drops the ids of an order's fills: none of them may be applied again.
+func (b *Book) Forget(clientOrderID string) {
+	for _, id := range b.fills[clientOrderID] {
+		delete(b.seen, id)
+	}
+	delete(b.fills, clientOrderID)
 }
 
 // Mark values the position at the side of the quote at which it could be closed:
@@ -223,6 +234,8 @@ func (b *Book) Restore(r *event.Position) {
 	if r.Version < p.version {
 		return // a second copy
 	}
+	p.roll(r.Time)
+	p.currency = r.QuoteCurrency
 	p.version, p.recordedFills, p.recorded = r.Version+1, r.Fills, r.Total
 	if r.Mark.Valid {
 		p.mark, p.markID, p.markSide = r.Mark, r.MarkID, bidSide

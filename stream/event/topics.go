@@ -15,8 +15,11 @@ const (
 	TopicDead        = "dead"
 	TopicInstruments = "instruments"
 	TopicMeta        = "meta"
-	TopicSignalState = "state.signals"
-	TopicSinkState   = "state.sinks"
+
+	TopicSignalState    = "state.signals"
+	TopicAgentState     = "state.agents"
+	TopicExecutionState = "state.execution"
+	TopicSinkState      = "state.sinks"
 )
 
 // TopicSpec is what a topic must be like.
@@ -51,6 +54,8 @@ var Topics = []TopicSpec{
 	{Name: TopicInstruments, Key: "venue|symbol", Single: true, Compacted: true},
 	{Name: TopicMeta, Key: "topic|incarnation", Single: true, Compacted: true},
 	{Name: TopicSignalState, Key: "owner's partition", Compacted: true, State: true},
+	{Name: TopicAgentState, Key: "owner's partition", Compacted: true, State: true},
+	{Name: TopicExecutionState, Key: "owner's partition", Compacted: true, State: true},
 	{Name: TopicSinkState, Key: "owner's topic and partition", Compacted: true, State: true},
 }
 

@@ -25,6 +25,12 @@ func NewAdmin(t testing.TB, options ...kgo.Opt) *Admin {
 	return &Admin{c}
 }
 
+// Dial is NewAdmin for brokers that ask for no login.
+func Dial(t testing.TB, brokers ...string) *Admin {
+	t.Helper()
+	return NewAdmin(t, kgo.SeedBrokers(brokers...))
+}
+
 // Ask does one request, or fails the test.
 func Ask[T any](t testing.TB, res T, err error) T {
 	t.Helper()

@@ -1,0 +1,301 @@
+package execution
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// How many orders of a partition are remembered, beyond those that are not done.
+const (
+	// keepWhole is of how many a fill that comes late is still taken over.
+	keepWhole = 8192
+	// keepKnown is of how many it is remembered that they were begun: the window in
+	// which second copies of a decision are possible (design.md section 3).
+	keepKnown = 65536
+)
+
+// orders are those that a partition remembers: each that is not done, the last
+// ones whole, and of more that they were begun. It is not safe for concurrent use.
+type orders struct {
+	whole map[string]*order
+	known map[string]struct{} // by client order id
+	// recent and begun are the keys of both, oldest first; an order that is not
+	// done takes another turn.
+	recent, begun []string
+	// keepWhole and keepKnown are the constants of that name; tests have less.
+	keepWhole, keepKnown int
+}
+
+func newOrders() *orders {
+	return &orders{whole: make(map[string]*order), known: make(map[string]struct{}), keepWhole: keepWhole, keepKnown: keepKnown}
+}
+
+// of returns an order, nil where it is not remembered whole.
+func (o *orders) of(id string) *order { return o.whole[id] }
+
+// has reports whether an order of that id was begun.
+func (o *orders) has(id string) bool {
+	_, ok := o.known[id]
+	return ok
+}
+
+// put remembers an order.
+func (o *orders) put(ord *order) {
+	id := ord.id()
+	if o.of(id) == nil {
+		o.recent = append(o.recent, id)
+	}
+	o.whole[id] = ord
+	if !o.has(id) {
+		o.known[id] = struct{}{}
+		o.begun = append(o.begun, id)
+	}
+}
+
+// trim lets the oldest orders go of which done is true: it returns the ids of those
+// that are not whole any more.
+func (o *orders) trim(done func(*order) bool) (gone []string) {
+	for range len(o.recent) - o.keepWhole {
+		oldest := o.recent[0]
+		o.recent = o.recent[1:]
+		if !done(o.whole[oldest]) {
+			o.recent = append(o.recent, oldest)
+			continue
+		}
+		delete(o.whole, oldest)
+		gone = append(gone, oldest)
+	}
+	for range len(o.begun) - o.keepKnown {
+		oldest := o.begun[0]
+		o.begun = o.begun[1:]
+		if o.of(oldest) != nil {
+			o.begun = append(o.begun, oldest)
+			continue
+		}
+		delete(o.known, oldest)
+	}
+	return gone
+}
+
+// sources are the topics that the records of a partition lie in, in the order in
+// which they are read: a fill follows the order that it fills.
+var sources = []string{event.TopicOrders, event.TopicFills, event.TopicPositions}
+
+// records is what follows from one partition of the order log, fills and positions,
+// and from nothing else: what a restart begins with. A snapshot holds it as it was
+// up to some offsets; reading on from there comes to the same as reading all.
+type records struct {
+	next   map[string]int64 // by topic: the first offset that is not in it
+	orders *orders
+	filled map[string]event.Decimal // of whole orders: what the log of fills holds
+	// charged is when the orders of the last minute began, by account.
+	charged map[string][]int64
+	book    *ledger.Book
+}
+
+func newRecords() *records {
+	return &records{
+		next: make(map[string]int64), orders: newOrders(), filled: make(map[string]event.Decimal), charged: make(map[string][]int64), book: ledger.NewBook(),
+	}
+}
+
+// settled reports whether nothing more is to be done for an order: it is done and
+// the log of fills holds all that it was filled.
+func (s *records) settled(ord *order) bool {
+	return ord.state().Terminal() && s.filled[ord.id()].Cmp(ord.last.FilledQty) == 0
+}
+
+// order takes an entry of the order log over.
+func (s *records) order(e *event.OrderEvent) {
+	known := s.orders.of(e.ClientOrderID)
+	if known != nil && e.Seq <= known.last.Seq {
+		return // a second copy
+	}
+	if e.State == event.OrderSubmitting {
+		lately := slices.DeleteFunc(s.charged[e.Account], func(t int64) bool { return t <= e.Time-int64(time.Minute) })
+		s.charged[e.Account] = append(lately, e.Time)
+	}
+	s.orders.put(restored(e))
+}
+
+// trim lets orders go that are long done. It is for a moment at which the logs were
+// read up to about the same time.
+func (s *records) trim() {
+	for _, id := range s.orders.trim(s.settled) {
+		delete(s.filled, id)
+		s.book.Forget(id)
+	}
+}
+
+// fill takes a record of the log of fills over.
+func (s *records) fill(f *event.Fill, currency string) error {
+	applied, err := s.book.Apply(f, currency)
+	if err == nil && applied {
+		s.filled[f.ClientOrderID], err = ledger.Add(s.filled[f.ClientOrderID], f.Qty)
+	}
+	return err
+}
+
+// read reads on to the ends of the logs as they are now and returns how many records
+// that were. quoted is the currency an instrument is quoted in, "" where it is not
+// known.
+func (s *records) read(ctx context.Context, c *bus.Client, partition int32, quoted func(venue, symbol string) string) (n int, err error) {
+	for _, topic := range sources {
+		from, known := s.next[topic]
+		if !known {
+			from = bus.FromStart
+		}
+		end, err := c.ReadAll(ctx, topic, partition, from, func(rec bus.Record) error {
+			n++
+			if event.TypeOf(rec.Value) == event.TypeEpoch {
+				return nil
+			}
+			if err := s.take(&rec, quoted); err != nil {
+				return component.Fatal(fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err))
+			}
+			return nil
+		})
+		if err != nil {
+			return n, err
+		}
+		s.next[topic] = end
+	}
+	s.trim()
+	return n, nil
+}
+
+func (s *records) take(rec *bus.Record, quoted func(venue, symbol string) string) error {
+	m, err := event.Decode(rec.Value)
+	if err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case *event.OrderEvent:
+		s.order(m)
+	case *event.Fill:
+		currency := quoted(m.Venue, m.Symbol)
+		if currency == "" {
+			currency = m.FeeCurrency
+		}
+		return s.fill(m, currency)
+	case *event.Position:
+		s.book.Restore(m)
+	default:
+		return fmt.Errorf("it is of type %d, which does not belong there", event.TypeOf(rec.Value))
+	}
+	return nil
+}
+
+// recordsForm is the form of what a snapshot holds, savedRecords; it counts up when
+// that changes its meaning.
+const recordsForm = 1
+
+// savedRecords is records as bytes, in JSON.
+type savedRecords struct {
+	Next map[string]int64 `json:"next"`
+	// Lives are the incarnations of the topics that the offsets belong to.
+	Lives   map[string]event.ID      `json:"lives"`
+	Orders  [][]byte                 `json:"orders"` // the last entry of each, oldest order first
+	Begun   []string                 `json:"begun"`
+	Filled  map[string]event.Decimal `json:"filled"`
+	Charged map[string][]int64       `json:"charged"`
+	Book    ledger.Saved             `json:"book"`
+}
+
+func (s *records) encode(life func(topic string) event.ID) ([]byte, error) {
+	out := savedRecords{
+		Next: s.next, Lives: make(map[string]event.ID), Begun: s.orders.begun, Filled: s.filled, Charged: s.charged, Book: s.book.Save(),
+	}
+	for _, topic := range sources {
+		out.Lives[topic] = life(topic)
+	}
+	for _, id := range s.orders.recent {
+		out.Orders = append(out.Orders, event.Marshal(&s.orders.of(id).last))
+	}
+	b, err := json.Marshal(&out)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the records of a partition: %w", err)
+	}
+	return b, nil
+}
+
+// errOtherLife says that a snapshot holds the records of another life of a topic:
+// somebody adopted a log, and what counts is what it holds now.
+var errOtherLife = errors.New("it was made from another life of the topic")
+
+func decodeRecords(state []byte, life func(topic string) event.ID) (*records, error) {
+	var in savedRecords
+	if err := json.Unmarshal(state, &in); err != nil {
+		return nil, fmt.Errorf("decoding the records of a partition: %w", err)
+	}
+	s := newRecords()
+	for _, topic := range sources {
+		next, ok := in.Next[topic]
+		if !ok || next < 0 {
+			return nil, fmt.Errorf("decoding the records of a partition: no offset of %s", topic)
+		}
+		if in.Lives[topic] != life(topic) {
+			return nil, fmt.Errorf("decoding the records of a partition: %s: %w", topic, errOtherLife)
+		}
+		s.next[topic] = next
+	}
+	for _, id := range in.Begun {
+		if s.orders.has(id) {
+			return nil, fmt.Errorf("decoding the records of a partition: order %s is there twice", id)
+		}
+		s.orders.known[id] = struct{}{}
+	}
+	s.orders.begun = in.Begun
+	for i, b := range in.Orders {
+		e, err := event.DecodeAs[*event.OrderEvent](b)
+		if err != nil {
+			return nil, fmt.Errorf("decoding the records of a partition: order %d: %w", i, err)
+		}
+		if s.orders.of(e.ClientOrderID) != nil || !s.orders.has(e.ClientOrderID) {
+			return nil, fmt.Errorf("decoding the records of a partition: order %s is there twice or was never begun", e.ClientOrderID)
+		}
+		s.orders.whole[e.ClientOrderID] = restored(e)
+		s.orders.recent = append(s.orders.recent, e.ClientOrderID)
+	}
+	maps.Copy(s.filled, in.Filled)
+	maps.Copy(s.charged, in.Charged)
+	var err error
+	if s.book, err = ledger.Load(in.Book); err != nil {
+		return nil, fmt.Errorf("decoding the records of a partition: %w", err)
+	}
+	return s, nil
+}
+
+// checkLogs refuses logs that are not those that the offsets belong to, or that
+// begin behind them.
+func (s *records) checkLogs(ctx context.Context, c *bus.Client, partition int32) error {
+	for _, topic := range sources {
+		all, err := c.Offsets(ctx, topic)
+		if err != nil {
+			return err
+		}
+		bounds := all[partition]
+		next, known := s.next[topic]
+		switch {
+		case known && next > bounds.End:
+			return component.Fatal(&bus.LogError{
+				Fault: bus.Truncated, Group: "execution", What: "the snapshot of orders and positions", Topic: topic, Partition: partition,
+				Stored: next, Start: bounds.Start, End: bounds.End, StoredIncarnation: c.Incarnation(topic), Incarnation: c.Incarnation(topic),
+			})
+		case bounds.Start > next: // next is 0 where nothing is known
+			return component.Fatal(fmt.Errorf("%s begins at offset %d: %d records that positions follow from are gone; raise the topic's retention before trading on",
+				topic, bounds.Start, bounds.Start-next))
+		}
+	}
+	return nil
+}

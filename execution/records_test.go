@@ -1,0 +1,281 @@
+package execution
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// history is three logs as the role writes them, made up: orders that are refused,
+// filled in parts, expire or rest, and positions that are marked, over days.
+type history struct {
+	logs map[string][]event.Message
+	rng  *rand.Rand
+	book *ledger.Book
+	now  int64
+	open []*order
+	n    int
+}
+
+func newHistory(seed uint64) *history {
+	return &history{
+		logs: make(map[string][]event.Message), rng: rand.New(rand.NewPCG(seed, 1)), book: ledger.NewBook(),
+		now: time.Date(2026, 11, 26, 23, 50, 0, 0, time.UTC).UnixNano(),
+	}
+}
+
+func (h *history) add(topic string, m event.Message) { h.logs[topic] = append(h.logs[topic], m) }
+
+func (h *history) entry(e event.OrderEvent) { h.add(event.TopicOrders, &e) }
+
+// step lets one thing happen.
+func (h *history) step() {
+	h.now += h.rng.Int64N(int64(20 * time.Second))
+	at := stamp{now: h.now, epoch: 1}
+	switch k := h.rng.IntN(10); {
+	case k < 4 || len(h.open) == 0:
+		h.n++
+		d := &event.Decision{
+			ID: event.HashStrings("decision", fmt.Sprint(h.n)), Account: []string{"paper", "second"}[h.rng.IntN(2)], Strategy: "momentum", Venue: "binance",
+			Symbol: []string{"BTCUSDT", "ETHUSDT"}[h.rng.IntN(2)], Side: []event.Side{event.Buy, event.Sell}[h.rng.IntN(2)], Type: event.Market, TIF: event.IOC,
+			Qty: event.Some(dec("1.50")),
+		}
+		e := begin(d, "paper", h.now, 1, event.Lineage{Topic: event.TopicDecisions, Offset: int64(h.n)})
+		if k == 0 {
+			e.State, e.Reason = event.OrderRiskRejected, "max_position"
+			h.entry(e)
+			return
+		}
+		e.State = event.OrderSubmitting
+		h.entry(e)
+		if k == 1 {
+			h.entry(e) // a second copy
+		}
+		h.open = append(h.open, restored(&e))
+	case k < 8:
+		i := h.rng.IntN(len(h.open))
+		ord := h.open[i]
+		qty := dec("0.50")
+		f := &event.Fill{
+			ID: event.HashStrings("fill", ord.id(), fmt.Sprint(ord.last.Seq)), ClientOrderID: ord.id(), Account: ord.last.Account, Strategy: ord.last.Strategy, Venue: ord.last.Venue,
+			Symbol: ord.last.Symbol, Side: ord.last.Side, Price: event.NewDecimal(h.rng.Int64N(1e6)+1, 2), Qty: qty, FeeQuote: dec("0.01"), FeeCurrency: "BNB", Time: h.now,
+		}
+		h.add(event.TopicFills, f)
+		if h.rng.IntN(20) == 0 {
+			h.add(event.TopicFills, f) // a second copy
+		}
+		e := ord.next(event.OrderPartiallyFilled, "", "", at)
+		e.FilledQty, _ = ledger.Add(e.FilledQty, qty)
+		if e.FilledQty.Cmp(e.Qty) == 0 {
+			e.State = event.OrderFilled
+			h.open = append(h.open[:i], h.open[i+1:]...)
+		}
+		ord.last = e
+		h.entry(e)
+		if _, err := h.book.Apply(f, "USDT"); err != nil {
+			panic(err)
+		}
+		h.record(keyOf(f))
+	case k < 9:
+		i := h.rng.IntN(len(h.open))
+		h.entry(h.open[i].next(event.OrderExpired, "ioc", "", at))
+		h.open = append(h.open[:i], h.open[i+1:]...)
+	default:
+		for _, k := range h.book.Keys(true) {
+			if err := h.book.Mark(k, ledger.Quote{Bid: event.NewDecimal(h.rng.Int64N(1e6)+1, 2), Ask: dec("12000"), ID: fmt.Sprint(h.now)}); err != nil {
+				panic(err)
+			}
+			h.record(k)
+		}
+	}
+}
+
+func (h *history) record(k ledger.Key) {
+	p, err := h.book.Record(k, h.now, event.Lineage{Topic: event.TopicFills})
+	if err != nil {
+		panic(err)
+	}
+	h.add(event.TopicPositions, p)
+}
+
+// give gives the records from some lengths of the logs on up to others.
+func (h *history) give(t *testing.T, s *records, to map[string]int) {
+	t.Helper()
+	for _, topic := range sources {
+		for _, m := range h.logs[topic][s.next[topic]:to[topic]] {
+			var err error
+			switch m := m.(type) {
+			case *event.OrderEvent:
+				s.order(m)
+			case *event.Fill:
+				err = s.fill(m, m.FeeCurrency) // the instrument is not known: the position says it
+			case *event.Position:
+				s.book.Restore(m)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.next[topic] = int64(to[topic])
+	}
+	s.trim()
+}
+
+func (h *history) lengths() map[string]int {
+	out := make(map[string]int)
+	for _, topic := range sources {
+		out[topic] = len(h.logs[topic])
+	}
+	return out
+}
+
+func sameLife(string) event.ID { return event.ID{1} }
+
+func encoded(t *testing.T, s *records) []byte {
+	t.Helper()
+	b, err := s.encode(sameLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Reading on from a snapshot comes to the same as reading all, wherever in the logs
+// it was taken and however often.
+func TestRecordsFromAnySnapshot(t *testing.T) {
+	for seed := range uint64(20) {
+		h := newHistory(seed)
+		var cuts []map[string]int
+		for range 600 {
+			h.step()
+			cuts = append(cuts, h.lengths())
+		}
+		whole := newRecords()
+		h.give(t, whole, h.lengths())
+		want := encoded(t, whole)
+		on := newRecords()
+		for i, at := 0, 0; at < len(cuts); i++ {
+			h.give(t, on, cuts[at])
+			again, err := decodeRecords(encoded(t, on), sameLife)
+			if err != nil {
+				t.Fatal(err)
+			}
+			on, at = again, at+1+h.rng.IntN(40)
+		}
+		h.give(t, on, h.lengths())
+		if got := encoded(t, on); !bytes.Equal(got, want) {
+			t.Fatalf("seed %d: read on from snapshots\n%s\nread whole\n%s", seed, got, want)
+		}
+		for _, k := range h.book.Keys(false) {
+			if on.book.Qty(k).Cmp(h.book.Qty(k)) != 0 {
+				t.Errorf("seed %d: %v is %s, want %s", seed, k, on.book.Qty(k), h.book.Qty(k))
+			}
+			for _, now := range []int64{h.now, h.now + int64(24*time.Hour)} {
+				got, err1 := on.book.DayPnL(k.Account, "USDT", now, nil)
+				want, err2 := h.book.DayPnL(k.Account, "USDT", now, nil)
+				if err1 != nil || err2 != nil || got.Valid != want.Valid || got.Decimal.Cmp(want.Decimal) != 0 {
+					t.Errorf("seed %d: the day's profit of %s is %v, want %v (%v, %v)", seed, k.Account, got, want, err1, err2)
+				}
+			}
+		}
+	}
+}
+
+// However many orders there were, those that are done are let go of, and those that
+// are not are kept; money stays.
+func TestRecordsStayBounded(t *testing.T) {
+	h := newHistory(7)
+	s := newRecords()
+	s.orders.keepWhole, s.orders.keepKnown = 20, 50
+	for i := range 20_000 {
+		h.step()
+		if i%100 == 0 {
+			h.give(t, s, h.lengths())
+			limit := 20 + len(h.open)
+			if n := len(s.orders.whole); n > limit || len(s.filled) > limit || len(s.orders.recent) != n {
+				t.Fatalf("%d orders whole, %d filled, %d in line; %d are open and 20 are kept", n, len(s.filled), len(s.orders.recent), len(h.open))
+			}
+			if n := len(s.orders.known); n > 50+len(h.open) || len(s.orders.begun) != n {
+				t.Fatalf("%d orders known, %d in line", n, len(s.orders.begun))
+			}
+			if n := len(s.book.Save().Fills); n > limit {
+				t.Fatalf("fills of %d orders are remembered", n)
+			}
+			for _, ord := range h.open {
+				if got := s.orders.of(ord.id()); got == nil || got.last.Seq != ord.last.Seq || !s.orders.has(ord.id()) {
+					t.Fatalf("open order %s was let go of", ord.id())
+				}
+			}
+		}
+	}
+	h.give(t, s, h.lengths())
+	for _, k := range h.book.Keys(false) {
+		if s.book.Qty(k).Cmp(h.book.Qty(k)) != 0 {
+			t.Errorf("%v is %s, want %s", k, s.book.Qty(k), h.book.Qty(k))
+		}
+	}
+}
+
+// An order whose fills the log of fills does not hold whole is kept: the restart
+// asks for it.
+func TestRecordsKeepWhatIsNotSettled(t *testing.T) {
+	s := newRecords()
+	s.orders.keepWhole = 1
+	lacking := event.OrderEvent{ClientOrderID: "lacking", State: event.OrderFilled, FilledQty: dec("1")}
+	s.order(&lacking)
+	for i := range 10 {
+		s.order(&event.OrderEvent{ClientOrderID: fmt.Sprint(i), State: event.OrderRiskRejected})
+		s.trim()
+	}
+	if s.orders.of("lacking") == nil || len(s.orders.whole) > 2 {
+		t.Errorf("%d orders are kept, the one that lacks fills among them: %v", len(s.orders.whole), s.orders.of("lacking") != nil)
+	}
+	if err := s.fill(&event.Fill{ID: event.ID{1}, ClientOrderID: "lacking", Side: event.Buy, Price: dec("1"), Qty: dec("1")}, "USD"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		s.order(&event.OrderEvent{ClientOrderID: fmt.Sprint("later", i), State: event.OrderRiskRejected})
+		s.trim()
+	}
+	if s.orders.of("lacking") != nil || !s.orders.has("lacking") {
+		t.Error("an order that is settled is kept whole, or is not known to have been begun")
+	}
+}
+
+func TestRecordsDamaged(t *testing.T) {
+	h := newHistory(3)
+	for range 50 {
+		h.step()
+	}
+	s := newRecords()
+	h.give(t, s, h.lengths())
+	good := string(encoded(t, s))
+	twice := s.orders.begun[0]
+	for name, c := range map[string]struct{ old, new, want string }{
+		"cut":        {good[len(good)-20:], "", "unexpected end"},
+		"no offset":  {`"fills":` + fmt.Sprint(s.next[event.TopicFills]) + ",", "", "no offset of fills"},
+		"negative":   {`"fills":` + fmt.Sprint(s.next[event.TopicFills]) + ",", `"fills":-1,`, "no offset of fills"},
+		"twice":      {`"begun":[`, `"begun":["` + twice + `",`, "order " + twice + " is there twice"},
+		"never":      {`"` + twice + `"`, `"x"`, "order " + twice + " is there twice or was never begun"},
+		"no entry":   {`"orders":["`, `"orders":["AAAA","`, "order 0:"},
+		"no side":    {`"mark_side":`, `"mark_side":9`, "no side of a quote"},
+		"no decimal": {`"cash":"`, `"cash":"x`, "decoding the records"},
+	} {
+		bad := strings.Replace(good, c.old, c.new, 1)
+		if bad == good {
+			t.Errorf("%s: nothing was damaged", name)
+		}
+		if _, err := decodeRecords([]byte(bad), sameLife); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+	if _, err := decodeRecords([]byte(good), func(topic string) event.ID { return event.ID{byte(len(topic))} }); err == nil || !strings.Contains(err.Error(), errOtherLife.Error()) {
+		t.Errorf("of another life: %v", err)
+	}
+}
