@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/autohedge/autohedge/agents/desk"
 	"github.com/autohedge/autohedge/agents/llm"
@@ -36,6 +37,9 @@ type Role struct {
 	steps    *steps
 	// replay: the session follows recorded time, see watch.
 	replay bool
+	// saveEvery and saveLeast are the constants of those names; tests have less.
+	saveEvery time.Duration
+	saveLeast int64
 	// pool bounds how many signals are judged at once.
 	pool chan struct{}
 	done chan struct{}
@@ -49,6 +53,7 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 		cfg: cfg, client: client, env: env,
 		metrics:  newMetrics(env.Metrics),
 		holdings: newHoldings(), steps: newSteps(),
+		saveEvery: saveEvery, saveLeast: saveLeast,
 		pool: make(chan struct{}, cfg.Concurrency),
 		done: make(chan struct{}),
 	}

@@ -111,6 +111,7 @@ func (b *bench) start(cfg Config, clock component.Clock) *running {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	r.saveEvery, r.saveLeast = 5*time.Millisecond, 1
 	ctx, cancel := context.WithCancel(b.t.Context())
 	x := &running{b: b, role: r, reg: reg, cancel: cancel, ended: make(chan error, 1)}
 	go func() { x.ended <- r.Run(ctx) }()

@@ -12,24 +12,34 @@ import (
 // holdings is what topic positions says, as far as it was read. It is behind
 // execution by the time a record takes: the hard limits there decide.
 type holdings struct {
-	mu sync.RWMutex
-	m  map[holding]*event.Position
+	mu   sync.RWMutex
+	m    map[holding]held
+	next map[int32]int64 // by partition: the first offset that is not in it
 }
 
 type holding struct{ account, strategy, venue, symbol string }
 
-func newHoldings() *holdings { return &holdings{m: make(map[holding]*event.Position)} }
+type held struct {
+	*event.Position
+	partition int32
+}
 
-func (h *holdings) apply(m event.Message) {
+func newHoldings() *holdings {
+	return &holdings{m: make(map[holding]held), next: make(map[int32]int64)}
+}
+
+// take applies a record of the topic; what it does not know has no effect.
+func (h *holdings) take(partition int32, offset int64, m event.Message) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next[partition] = max(h.next[partition], offset+1)
 	p, ok := m.(*event.Position)
 	if !ok {
 		return
 	}
 	k := holding{p.Account, p.Strategy, p.Venue, p.Symbol}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if old := h.m[k]; old == nil || p.Version > old.Version {
-		h.m[k] = p
+	if old := h.m[k]; old.Position == nil || p.Version > old.Version {
+		h.m[k] = held{p, partition}
 	}
 }
 
@@ -38,7 +48,7 @@ func (h *holdings) apply(m event.Message) {
 func (h *holdings) quantity(account, strategy, venue, symbol string) event.Decimal {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if p := h.m[holding{account, strategy, venue, symbol}]; p != nil {
+	if p := h.m[holding{account, strategy, venue, symbol}]; p.Position != nil {
 		return p.Qty
 	}
 	return event.Decimal{}
@@ -52,7 +62,7 @@ type steps struct {
 
 func newSteps() *steps { return &steps{m: make(map[[2]string]*event.Instrument)} }
 
-func (s *steps) apply(m event.Message) {
+func (s *steps) take(_ int32, _ int64, m event.Message) {
 	if i, ok := m.(*event.Instrument); ok {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -70,15 +80,24 @@ func (s *steps) of(venue, symbol string) (tick, step event.Decimal) {
 	return tick, step
 }
 
-// follow reads positions and instruments whole, then keeps following them in the
-// background; a failure there ends the role by fail. stop returns when the
-// followers have ended, after ctx.
+// follow reads positions, from where the workers' snapshots hold them, and
+// instruments, then keeps following them in the background; a failure there ends
+// the role by fail. stop returns when the followers have ended, after ctx.
 func (r *Role) follow(ctx context.Context, fail context.CancelCauseFunc) (stop func(), err error) {
 	var wg sync.WaitGroup
-	for topic, apply := range map[string]func(event.Message){event.TopicPositions: r.holdings.apply, event.TopicInstruments: r.steps.apply} {
+	for topic, take := range map[string]func(int32, int64, event.Message){event.TopicPositions: r.holdings.take, event.TopicInstruments: r.steps.take} {
 		for p := range r.client.Partitions(topic) {
-			end, err := r.client.ReadAll(ctx, topic, p, bus.FromStart, func(rec bus.Record) error {
-				r.learn(rec, apply)
+			from := int64(bus.FromStart)
+			if topic == event.TopicPositions {
+				if from, err = r.recall(ctx, p); err != nil {
+					return nil, fmt.Errorf("reading %s/%d: %w", topic, p, err)
+				}
+			}
+			end, err := r.client.ReadAll(ctx, topic, p, from, func(rec bus.Record) error {
+				if topic == event.TopicPositions {
+					r.metrics.replayed.Inc()
+				}
+				r.learn(rec, take)
 				return nil
 			})
 			if err != nil {
@@ -100,7 +119,7 @@ func (r *Role) follow(ctx context.Context, fail context.CancelCauseFunc) (stop f
 						return
 					}
 					for _, rec := range records {
-						r.learn(rec, apply)
+						r.learn(rec, take)
 					}
 				}
 			})
@@ -109,10 +128,29 @@ func (r *Role) follow(ctx context.Context, fail context.CancelCauseFunc) (stop f
 	return wg.Wait, nil
 }
 
+// recall takes the positions of a partition from the snapshot of the worker of that
+// number, and returns from where on they are to be read.
+func (r *Role) recall(ctx context.Context, partition int32) (from int64, err error) {
+	_, s, err := r.load(ctx, partition)
+	if err != nil || s == nil {
+		return bus.FromStart, err
+	}
+	for _, b := range s.Holdings {
+		p, err := event.DecodeAs[*event.Position](b)
+		if err != nil {
+			return 0, err
+		}
+		r.holdings.take(partition, s.Positions-1, p)
+	}
+	return s.Positions, nil
+}
+
 // learn applies one record. What cannot be decoded is for the sinks to report:
 // every record passes them.
-func (r *Role) learn(rec bus.Record, apply func(event.Message)) {
-	if m, err := event.Decode(rec.Value); err == nil {
-		apply(m)
+func (r *Role) learn(rec bus.Record, take func(int32, int64, event.Message)) {
+	m, err := event.Decode(rec.Value)
+	if err != nil {
+		m = nil
 	}
+	take(rec.Partition, rec.Offset, m)
 }

@@ -12,15 +12,16 @@ import (
 // metrics are the role's. Decisions come a few a second at most, so their labels
 // are looked up as they come.
 type metrics struct {
-	decisions     *prometheus.CounterVec // by action, reason
-	modelCalls    *prometheus.CounterVec // by role, outcome
-	tokens        *prometheus.CounterVec // by kind
-	callSeconds   *prometheus.HistogramVec
-	judgeSeconds  prometheus.Histogram
-	signalSeconds prometheus.Histogram
-	republished   prometheus.Counter
-	dead          prometheus.Counter
-	inFlight      prometheus.Gauge
+	decisions                             *prometheus.CounterVec // by action, reason
+	modelCalls                            *prometheus.CounterVec // by role, outcome
+	tokens                                *prometheus.CounterVec // by kind
+	callSeconds                           *prometheus.HistogramVec
+	judgeSeconds                          prometheus.Histogram
+	signalSeconds                         prometheus.Histogram
+	republished                           prometheus.Counter
+	dead                                  prometheus.Counter
+	inFlight                              prometheus.Gauge
+	replayed, snapshots, snapshotFailures prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -54,6 +55,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		})),
 		inFlight: component.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "autohedge_agents_in_flight_signals", Help: "Signals taken up and not yet decided.",
+		})),
+		replayed: component.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "autohedge_agents_replayed_records_total", Help: "Records of journal and positions that starts and takeovers read, beyond snapshots.",
+		})),
+		snapshots: component.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "autohedge_agents_snapshots_total", Help: "Snapshots of a partition that were saved whole.",
+		})),
+		snapshotFailures: component.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "autohedge_agents_snapshot_failures_total", Help: "Snapshots that could not be saved or restored; the log says why.",
 		})),
 	}
 }

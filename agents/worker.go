@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/autohedge/autohedge/agents/desk"
@@ -32,8 +33,17 @@ type worker struct {
 	calls    map[event.ID]map[event.ID]*event.ModelCall // by signal, then call; judged ones are dropped
 
 	slots chan struct{}
-	mu    sync.Mutex // guards queue, verdicts and calls
+	mu    sync.Mutex // guards queue, done, verdicts and calls
 	queue []*job     // taken up, in offset order; decided ones leave from the front
+	done  int64      // every signal before it is decided, acknowledged; -1 is not known
+
+	// restoredFrom is from where the journal was read, journalEnd up to where it is
+	// acknowledged.
+	restoredFrom int64
+	journalEnd   atomic.Int64
+
+	saving                       sync.Mutex // guards what follows
+	savedJournal, savedPositions int64      // of the last snapshot
 }
 
 // job is one record on its way to a decision.
@@ -42,6 +52,9 @@ type job struct {
 	key    []byte
 	signal *event.Signal
 	done   bool
+	// journalFrom is an offset of the journal: what this life journals of it lies at
+	// it or after it.
+	journalFrom int64
 	// before is the job before it of the same key, nil when there is none.
 	before *turns
 	turns
@@ -73,28 +86,60 @@ func (r *Role) handle(ctx context.Context, a *bus.Assignment) (err error) {
 		return err
 	}
 	a.Ready()
-	return w.run(ctx)
+	running, cancel := context.WithCancelCause(ctx)
+	var saving sync.WaitGroup
+	defer saving.Wait()
+	defer cancel(nil)
+	saving.Go(func() {
+		if err := w.saves(running); err != nil {
+			cancel(err)
+		}
+	})
+	return w.run(running)
 }
 
 // own shuts out whoever judged the partition's signals before: the journal that is
 // read next gets no more verdicts from elsewhere, and no topic a decision that
 // the journal lacks.
 func (r *Role) own(ctx context.Context, partition int32) (*bus.Owner, error) {
-	name := fmt.Sprintf("%s.%d", Name, partition)
-	cfg := bus.OwnConfig{Name: name, Key: name, Blocking: true, Partitions: []bus.TopicPartition{{Topic: event.TopicJournal, Partition: partition}}}
+	name := ownerKey(partition)
+	cfg := bus.OwnConfig{Name: name, Key: name, Blocking: true, Partitions: []bus.TopicPartition{
+		{Topic: event.TopicJournal, Partition: partition}, {Topic: event.TopicAgentState, Partition: partition},
+	}}
 	for i := range r.client.Partitions(event.TopicDecisions) { // a signal's account may be in any
 		cfg.Partitions = append(cfg.Partitions, bus.TopicPartition{Topic: event.TopicDecisions, Partition: i})
 	}
 	return r.client.Own(ctx, cfg, r.env)
 }
 
-// restore reads the journal. What was committed is not delivered again, so only
-// what came after is kept: memory is bounded by what was in flight.
+// restore reads the journal, from where the newest snapshot says. What was decided
+// is not delivered again, so only what came after is kept: memory is bounded by
+// what was in flight.
 func (w *worker) restore(ctx context.Context) error {
-	again := func(l event.Lineage) bool {
-		return l.Topic == event.TopicSignals && l.Partition == w.a.Partition && l.Offset >= w.a.Committed
+	snap, s, err := w.role.load(ctx, w.a.Partition)
+	if err != nil {
+		return fmt.Errorf("restoring: %w", err)
 	}
-	_, err := w.role.client.ReadAll(ctx, event.TopicJournal, w.a.Partition, bus.FromStart, func(rec bus.Record) error {
+	w.done, w.restoredFrom = w.a.Committed, 0
+	from, read := int64(bus.FromStart), 0
+	if s != nil {
+		from, w.restoredFrom = s.Journal, s.Journal
+		w.savedJournal, w.savedPositions = s.Journal, s.Positions
+		if snap.Input > w.a.Committed {
+			// The group did not hear of it. What lies before is decided, and its verdicts
+			// are not looked for.
+			if err := w.a.Seek(ctx, snap.Input); err != nil {
+				return err
+			}
+			w.done = snap.Input
+			w.a.Commit(snap.Input)
+		}
+	}
+	again := func(l event.Lineage) bool {
+		return l.Topic == event.TopicSignals && l.Partition == w.a.Partition && l.Offset >= w.done
+	}
+	end, err := w.role.client.ReadAll(ctx, event.TopicJournal, w.a.Partition, from, func(rec bus.Record) error {
+		read++
 		m, err := event.Decode(rec.Value)
 		if errors.Is(err, event.ErrUnknownType) {
 			return nil // of a newer version, which would not have judged here
@@ -121,6 +166,8 @@ func (w *worker) restore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the journal: %w", err)
 	}
+	w.journalEnd.Store(end)
+	w.role.metrics.replayed.Add(float64(read))
 	return nil
 }
 
@@ -140,7 +187,10 @@ func (w *worker) run(parent context.Context) error {
 				return err
 			}
 			w.a.Commit(w.a.Position())
-			return nil
+			w.mu.Lock()
+			w.done = max(w.done, w.a.Position())
+			w.mu.Unlock()
+			return w.saveLast(ctx)
 		}
 		if err != nil {
 			if cause := failure(ctx); cause != nil {
@@ -196,6 +246,7 @@ func (w *worker) take(ctx context.Context, rec *bus.Record, tails map[string]*tu
 		j.signal = s
 	}
 	w.mu.Lock()
+	j.journalFrom = w.journalEnd.Load()
 	w.queue = append(w.queue, j)
 	w.mu.Unlock()
 	return j, nil
@@ -286,7 +337,8 @@ func (w *worker) finish(j *job) {
 		n++
 	}
 	if n > 0 {
-		w.a.Commit(w.queue[n-1].offset + 1)
+		w.done = w.queue[n-1].offset + 1
+		w.a.Commit(w.done)
 		w.queue = w.queue[n:]
 	}
 }
@@ -356,7 +408,12 @@ func (a ack) wait(ctx context.Context) error {
 // append appends one event, after those that were appended before.
 func (w *worker) append(topic string, partition int32, key []byte, m event.Message) (ack, error) {
 	acked := make(ack, 1)
-	err := w.producer.Append(topic, partition, key, event.Marshal(m), func(_ int64, err error) { acked <- err })
+	err := w.producer.Append(topic, partition, key, event.Marshal(m), func(offset int64, err error) {
+		if err == nil && topic == event.TopicJournal { // acknowledgements come in the log's order
+			w.journalEnd.Store(offset + 1)
+		}
+		acked <- err
+	})
 	return acked, err
 }
 
