@@ -71,7 +71,7 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 		}
 		if live || fenced == maxFenced {
 			return component.Fatal(fmt.Errorf("owning %s/%d: it is assigned to this process, but another one that is no member of its group owns it: "+
-				"stop the other one (its name is in the newest record of key %s in topic meta): %w", a.Topic, a.Partition, ownerKey(a.Partition), err))
+				"stop the other one: %w", a.Topic, a.Partition, err))
 		}
 	}
 }

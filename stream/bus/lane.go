@@ -460,7 +460,7 @@ func (l *lane) giveUp(b *batch, code kafka.Error, err error) error {
 	switch code {
 	case kafka.InvalidProducerEpoch, kafka.ProducerFenced:
 		if !errors.Is(err, ErrFenced) {
-			err = fmt.Errorf("%w: another owner of %q took over: %w", ErrFenced, l.p.owns(), err)
+			err = l.p.fencedBy(err)
 		}
 		err = fmt.Errorf("%s: %w", where, err)
 	case kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId:

@@ -226,6 +226,23 @@ func (o *Owner) confirmClaim(ctx context.Context) error {
 	return err
 }
 
+// whoPatience is how long a fenced owner looks for who took over, before it says
+// that somebody did.
+const whoPatience = 500 * time.Millisecond
+
+// fencedBy says who took over, if meta tells soon, where a broker refused the
+// producer with err.
+func (p *Producer) fencedBy(err error) error {
+	if p.owner != nil {
+		ctx, cancel := context.WithTimeout(p.ctx, whoPatience)
+		defer cancel()
+		if by := p.owner.confirm(ctx); errors.Is(by, ErrFenced) {
+			return fmt.Errorf("%w: %w", by, err)
+		}
+	}
+	return fmt.Errorf("%w: another owner of %q took over: %w", ErrFenced, p.owns(), err)
+}
+
 // take shuts out the former owners in the partitions: the other producer ids, whose
 // claims are sealed, and by its first records those with its own.
 func (o *Owner) take(ctx context.Context, others []int64) error {

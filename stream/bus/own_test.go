@@ -3,6 +3,7 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,15 @@ func own(t testing.TB, c *Client, key string, at ...TopicPartition) *Owner {
 	}
 	t.Cleanup(o.abandon)
 	return o
+}
+
+func hostname(t testing.TB) string {
+	t.Helper()
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // add appends one order event and waits for its outcome.
@@ -46,8 +56,9 @@ func TestOwnShutsOutTheFormerOwner(t *testing.T) {
 		t.Fatalf("numbers are %d and %d, want 1 and 2", former.Number(), next.Number())
 	}
 	err := former.add(t, at[1], "too late")
-	if !errors.Is(err, ErrFenced) || !component.IsFatal(err) || !strings.Contains(err.Error(), `fenced: another owner of "role.1" took over`) {
-		t.Fatalf("the former owner's append gave %v, want a fatal ErrFenced", err)
+	by := fmt.Sprintf(`fenced: another owner of "role.1" took over: test@%s:%d, with number 2 at offset`, hostname(t), os.Getpid())
+	if !errors.Is(err, ErrFenced) || !component.IsFatal(err) || !strings.Contains(err.Error(), by) {
+		t.Fatalf("the former owner's append gave %v, want a fatal ErrFenced that names the next one", err)
 	}
 	own(t, c, "role.2", at[0]) // another key: nobody is shut out
 	if err := next.add(t, at[0], "next"); err != nil {
