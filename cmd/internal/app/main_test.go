@@ -78,9 +78,19 @@ type process struct {
 	done     chan struct{}
 }
 
+// library is there before the first process waits for it, whose patience would not
+// do where the cache is empty and unpacking is slow, as under the race detector.
+var library = sync.OnceValue(func() error {
+	_, err := clickhouse.FindLibrary(context.Background(), os.Stderr)
+	return err
+})
+
 // start runs autohedge until it ends, is killed, or the test ends.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
+	if err := library(); err != nil {
+		t.Logf("there is no ClickHouse library: %v", err) // the process says it too
+	}
 	p := &process{t: t, cmd: exec.Command("autohedge", args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	// A child of it that lives longer must not hold the pipes.
