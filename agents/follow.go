@@ -87,7 +87,7 @@ func (r *Role) follow(ctx context.Context, fail context.CancelCauseFunc) (stop f
 	var wg sync.WaitGroup
 	for topic, take := range map[string]func(int32, int64, event.Message){event.TopicPositions: r.holdings.take, event.TopicInstruments: r.steps.take} {
 		for p := range r.client.Partitions(topic) {
-			from := int64(bus.FromStart)
+			from := bus.FromStart
 			if topic == event.TopicPositions {
 				if from, err = r.recall(ctx, p); err != nil {
 					return nil, fmt.Errorf("reading %s/%d: %w", topic, p, err)

@@ -121,7 +121,7 @@ func (w *worker) restore(ctx context.Context) error {
 		return fmt.Errorf("restoring: %w", err)
 	}
 	w.done, w.restoredFrom = w.a.Committed, 0
-	from, read := int64(bus.FromStart), 0
+	from, read := bus.FromStart, 0
 	if s != nil {
 		from, w.restoredFrom = s.Journal, s.Journal
 		w.savedJournal, w.savedPositions = s.Journal, s.Positions
