@@ -135,8 +135,14 @@ func (w *worker) restore(ctx context.Context) error {
 			w.a.Commit(snap.Input)
 		}
 	}
+	all, err := w.role.client.Offsets(ctx, event.TopicSignals)
+	if err != nil {
+		return fmt.Errorf("reading the end of signals: %w", err)
+	}
+	// Beyond the log's end are the verdicts of a former life of the topic.
+	behind := all[w.a.Partition].End
 	again := func(l event.Lineage) bool {
-		return l.Topic == event.TopicSignals && l.Partition == w.a.Partition && l.Offset >= w.done
+		return l.Topic == event.TopicSignals && l.Partition == w.a.Partition && l.Offset >= w.done && l.Offset < behind
 	}
 	end, err := w.role.client.ReadAll(ctx, event.TopicJournal, w.a.Partition, from, func(rec bus.Record) error {
 		read++
