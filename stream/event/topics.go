@@ -30,8 +30,8 @@ type TopicSpec struct {
 	// Compacted topics keep the newest record of each key; their offsets have
 	// holes.
 	Compacted bool
-	// Forever topics are never trimmed: a role rebuilds its state from their
-	// start.
+	// Forever topics are never trimmed: they are the books, and where a snapshot is
+	// lost a role rebuilds its state from their start.
 	Forever bool
 	// State topics are compacted ones in which roles save their state over and over:
 	// what was replaced goes soon.
