@@ -279,3 +279,40 @@ func TestRecordsDamaged(t *testing.T) {
 		t.Errorf("of another life: %v", err)
 	}
 }
+
+// BenchmarkRecords encodes and decodes what a partition remembers once it is full.
+func BenchmarkRecords(b *testing.B) {
+	h := newHistory(1)
+	for h.n < keepKnown+keepWhole {
+		h.step()
+	}
+	s := newRecords()
+	for _, topic := range sources {
+		for _, m := range h.logs[topic] {
+			switch m := m.(type) {
+			case *event.OrderEvent:
+				s.order(m)
+			case *event.Fill:
+				if err := s.fill(m, m.FeeCurrency); err != nil {
+					b.Fatal(err)
+				}
+			case *event.Position:
+				s.book.Restore(m)
+			}
+		}
+		s.next[topic] = int64(len(h.logs[topic]))
+	}
+	s.trim()
+	size := 0
+	for b.Loop() {
+		state, err := s.encode(sameLife)
+		if err != nil {
+			b.Fatal(err)
+		}
+		size = len(state)
+		if _, err := decodeRecords(state, sameLife); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(size), "bytes")
+}
