@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -550,4 +552,37 @@ func TestFullTmpfs(t *testing.T) {
 		t.Errorf("%d records and %d copies in the log, want %d", len(ids), copies, n)
 	}
 	t.Logf("%d records, then: %v", n, err)
+}
+
+// What a write that found no room left behind is gone before the next one: a start
+// would take it for damage.
+func TestSpillWritesAfterATornWrite(t *testing.T) {
+	var d fullDisk
+	s := &spill{
+		cfg: SpillConfig{MaxBytes: 1 << 20, open: d.open}, dir: t.TempDir(), segment: 1 << 20,
+		gauge: prometheus.NewGauge(prometheus.GaugeOpts{}), errors: prometheus.NewCounter(prometheus.CounterOpts{}),
+	}
+	g := &spillLog{spill: s, name: "md-0", number: 1, file: 1}
+	g.head, g.seed = spillHead(event.TopicMarket, 0, event.ID{1})
+	block := func(size int, last uint64) *batch {
+		return &batch{buf: make([]byte, sizePrefix+batchHeadSize+size), count: 1, last: last}
+	}
+	d.free.Store(3000)
+	if err := g.write(block(5000, 1)); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("a block without room: %v", err)
+	}
+	d.free.Add(1000)
+	if err := g.write(block(100, 2)); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(g.segments[0].path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scan := scanner{head: g.head, seed: g.seed}
+	f, err := scan.scan(data, true)
+	if err != nil || len(f.bad) != 0 || f.records != 1 || f.size != int64(len(data)) || f.size != s.used.Load() {
+		t.Errorf("a start finds %+v in %d bytes, %d are counted: %v", f, len(data), s.used.Load(), err)
+	}
+	closeFile(g.segments[0].file)
 }
