@@ -78,7 +78,14 @@ func Start(ctx context.Context, cfg Config) (*Broker, error) {
 	}
 }
 
-func start(ctx context.Context, lib string, cfg Config) (b *Broker, err error) {
+func start(ctx context.Context, lib string, cfg Config) (*Broker, error) {
+	if cfg.Measured {
+		return startWith(ctx, lib, MeasuredOptions, cfg)
+	}
+	return startWith(ctx, lib, testOptions+sharedClasses(lib), cfg)
+}
+
+func startWith(ctx context.Context, lib, options string, cfg Config) (b *Broker, err error) {
 	dir, err := os.MkdirTemp("", "autohedge-kafka-")
 	if err != nil {
 		return nil, err
@@ -92,16 +99,13 @@ func start(ctx context.Context, lib string, cfg Config) (b *Broker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	options := testOptions
-	if cfg.Measured {
-		options = MeasuredOptions
-	}
 	b = newBroker(1, lib, dir, options, ports)
 	properties := b.properties(ports[1], cfg.Proxied)
 	maps.Copy(properties, map[string]string{
 		"controller.quorum.voters":         "1@" + ports[1],
 		"offsets.topic.replication.factor": "1", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
 	})
+	maps.Copy(properties, alone)
 	maps.Copy(properties, cfg.Properties)
 	if err := b.format(ctx, clusterID(), properties); err != nil {
 		return nil, err
@@ -111,6 +115,10 @@ func start(ctx context.Context, lib string, cfg Config) (b *Broker, err error) {
 	}
 	return b, nil
 }
+
+// alone lets a broker that is the only one in its cluster come back soon after it
+// was killed: its controller waits until the session of its life before is over.
+var alone = map[string]string{"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 // newBroker describes a broker with three ports: for clients, for controllers,
 // and for clients behind a proxy.

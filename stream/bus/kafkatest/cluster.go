@@ -75,7 +75,7 @@ func startCluster(ctx context.Context, lib string, cfg ClusterConfig) (c *Cluste
 		if err = os.Mkdir(home, 0o750); err != nil {
 			return nil, err
 		}
-		c.brokers = append(c.brokers, newBroker(i+1, lib, home, clusterOptions, ports[3*i:3*i+3]))
+		c.brokers = append(c.brokers, newBroker(i+1, lib, home, clusterOptions+sharedClasses(lib), ports[3*i:3*i+3]))
 		if i == 0 || !cfg.OneController {
 			voters = append(voters, fmt.Sprintf("%d@%s", i+1, ports[3*i+1]))
 		}

@@ -84,8 +84,9 @@ func (s *Secured) start(ctx context.Context, lib, files string, extra map[string
 	if err != nil {
 		return err
 	}
-	b := newBroker(1, lib, dir, testOptions, ports[:3])
+	b := newBroker(1, lib, dir, testOptions+sharedClasses(lib), ports[:3])
 	p := b.properties(ports[1], "")
+	maps.Copy(p, alone)
 	maps.Copy(p, map[string]string{
 		"controller.quorum.voters":         "1@" + ports[1],
 		"offsets.topic.replication.factor": "1", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
