@@ -301,7 +301,9 @@ func (c *coder) uint32(num protowire.Number, v *uint32) {
 func (c *coder) int(num protowire.Number, v *int64) {
 	n := uint64(*v)
 	c.uint(num, &n)
-	*v = int64(n)
+	if c.reading {
+		*v = int64(n)
+	}
 }
 
 func (c *coder) int32(num protowire.Number, v *int32) {
@@ -310,7 +312,9 @@ func (c *coder) int32(num protowire.Number, v *int32) {
 		c.fail(fmt.Errorf("field %d is %d, beyond 32 bits", num, n))
 		return
 	}
-	*v = int32(n)
+	if c.reading {
+		*v = int32(n)
+	}
 }
 
 func (c *coder) bool(num protowire.Number, v *bool) {
@@ -319,7 +323,9 @@ func (c *coder) bool(num protowire.Number, v *bool) {
 		n = 1
 	}
 	c.uint(num, &n)
-	*v = n != 0
+	if c.reading {
+		*v = n != 0
+	}
 }
 
 // enum reads and writes an enum; a number that this build does not know becomes
@@ -329,7 +335,9 @@ func enum[E ~uint8](c *coder, num protowire.Number, v *E, names []string) {
 	if c.uint(num, &n); n >= uint64(len(names)) {
 		n = 0
 	}
-	*v = E(n)
+	if c.reading {
+		*v = E(n)
+	}
 }
 
 func (c *coder) time(num protowire.Number, v *int64) {
@@ -347,7 +355,9 @@ func (c *coder) time(num protowire.Number, v *int64) {
 func (c *coder) float(num protowire.Number, v *float64) {
 	n := int64(math.Float64bits(*v))
 	c.time(num, &n)
-	*v = math.Float64frombits(uint64(n))
+	if c.reading {
+		*v = math.Float64frombits(uint64(n))
+	}
 }
 
 func (c *coder) string(num protowire.Number, v *string) {
@@ -437,7 +447,9 @@ func repeated[T any](c *coder, num protowire.Number, v *[]T, visit func(*T, *cod
 func (c *coder) decimal(num protowire.Number, v *Decimal) {
 	n := NullDecimal{Decimal: *v, Valid: true}
 	c.nullDecimal(num, &n)
-	*v = n.Decimal
+	if c.reading {
+		*v = n.Decimal
+	}
 }
 
 func (c *coder) nullDecimal(num protowire.Number, v *NullDecimal) {
