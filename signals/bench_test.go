@@ -80,7 +80,7 @@ func BenchmarkRestore10kSymbols(b *testing.B) {
 	state := manyEngine(b, manySymbols).AppendState(nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := RestoreEngine(0, state, only(set)); err != nil {
+		if _, err := restored(0, state, only(set)); err != nil {
 			b.Fatal(err)
 		}
 	}

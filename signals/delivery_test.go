@@ -457,8 +457,6 @@ func TestWrongLog(t *testing.T) {
 		start event.RuleStart
 		want  []string
 	}{
-		{event.RuleStart{RuleSet: event.HashStrings("nowhere"), Incarnation: c.client.Incarnation(event.TopicMarket)},
-			[]string{event.HashStrings("nowhere").String(), "control"}},
 		{event.RuleStart{RuleSet: set.Hash, Incarnation: c.client.Incarnation(event.TopicMarket), First: end + 1000},
 			[]string{fmt.Sprint(end + 1000), fmt.Sprintf("ends at %d", end), "topics adopt md", "topics discard md"}},
 		{event.RuleStart{RuleSet: set.Hash, Incarnation: event.HashStrings("former")},
@@ -487,6 +485,101 @@ func TestWrongLog(t *testing.T) {
 			t.Fatalf("case %d: the role goes on", i)
 		}
 		role.stop()
+	}
+}
+
+// TestRuleSetsOfOtherBuilds: a log whose rule starts name a set that control does
+// not have, one with a rule that this build cannot run, and one whose body is not
+// what it is named after, is replayed, and the configured rules follow.
+func TestRuleSetsOfOtherBuilds(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	ctx := context.Background()
+	m := newMarket(5, false, demoKeys...)
+	records := make([]record, 6000)
+	for i := range records {
+		records[i] = m.next()
+	}
+	c.feed(records[:2000])
+	known := compiled(t, anywhere(""))
+	other, err := ParseRuleSet(bytes.Replace(known.Body, []byte(`"indicator":"rsi"`), []byte(`"indicator":"kama"`), 1))
+	if err != nil || len(other.Inert()) != 1 {
+		t.Fatalf("%v, %v", other.Inert(), err)
+	}
+	forged, missing := event.HashStrings("forged"), event.HashStrings("missing")
+	for _, set := range []*RuleSet{other, {Hash: forged, Body: known.Body}, {Hash: event.HashStrings("junk"), Body: []byte("{")}} {
+		r := &event.Control{ID: event.Hash(set.Hash[:]), Kind: event.ControlRules, Scope: "all", Hash: set.Hash, Body: set.Body}
+		if _, _, err := c.producer.Publish(ctx, event.TopicControl, []byte("all"), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bounds, err := c.client.Offsets(ctx, event.TopicMarket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range int32(testPartitions) {
+		for i, hash := range []event.ID{other.Hash, forged, missing} {
+			start := &event.RuleStart{RuleSet: hash, Partition: p, Incarnation: c.client.Incarnation(event.TopicMarket), First: bounds[p].End * int64(i) / 3}
+			if err := c.producer.Append(event.TopicSignalState, p, fmt.Appendf(nil, "test/%d/%d", p, i), event.Marshal(start), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.producer.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	role := c.start(anywhere(""), "")
+	role.ready()
+	inert := other.rules[slices.IndexFunc(other.rules, func(r *rule) bool { return r.inert != nil })].Name
+	before := c.published()
+	if len(before) == 0 {
+		t.Error("the rules that this build knows of the first set fired nothing")
+	}
+	c.feed(records[2000:])
+	eventually(t, "the configured rules fire, the one that was inert too", func() bool {
+		return slices.ContainsFunc(c.published()[len(before):], func(s event.Signal) bool { return s.Rule == inert })
+	})
+	role.drain()
+	for _, s := range before {
+		if s.RuleSet != other.Hash || s.Rule == inert {
+			t.Fatalf("a signal of rule %s of set %s: only the first set has rules, and %s cannot run", s.Rule, s.RuleSet, inert)
+		}
+	}
+}
+
+// TestEditKeepsCooldown: a rule whose horizon is edited, one that is removed and put
+// back, and a restart in between fire nothing again.
+func TestEditKeepsCooldown(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	cfg := oneRule()
+	r := &cfg.Rules[0]
+	r.Indicator, r.Params, r.Source, r.Threshold, r.Direction, r.Venues, r.Symbols = "spread", nil, SourceQuote, 1, Above, nil, nil
+	r.Hysteresis, r.Debounce, r.DebounceTicks, r.Cooldown = 0, 0, 0, time.Hour
+	edited, none := cfg, cfg
+	edited.Rules = slices.Clone(cfg.Rules)
+	edited.Rules[0].Horizon *= 2
+	none.Rules = nil
+	sequence := uint64(0)
+	quotes := func(n int) {
+		records := make([]record, n)
+		for i := range records {
+			sequence++
+			q := event.Quote{Channel: event.ChannelBookTicker, Sequence: sequence, RecvTime: int64(sequence) * 1e9, TimeSource: event.TimeReceive,
+				Bid: event.NewDecimal(99, 0), Ask: event.NewDecimal(101, 0)}
+			records[i] = record{[]byte("binance|BTCUSDT"), q.AppendWire(nil)}
+		}
+		c.feed(records)
+	}
+	for _, cfg := range []Config{cfg, edited, none, cfg, edited} {
+		role := c.start(cfg, "")
+		role.ready()
+		quotes(50)
+		c.caughtUp()
+		role.drain()
+	}
+	if got := c.published(); len(got) != 1 {
+		t.Errorf("%d signals in 250 s of one excursion with a cooldown of an hour, want 1: %v", len(got), got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/autohedge/autohedge/signals/indicator"
 	"github.com/autohedge/autohedge/stream/event"
@@ -15,10 +16,13 @@ type Stats struct {
 	Trades, Quotes, Coverage, Clocks uint64
 	// Ignored are records of market types that this build has no use for.
 	Ignored uint64
-	// Unusable are trades without a price above 0 and trades older than one
-	// before them on their channel (backfilled ones): no rule sees them.
+	// Unusable are trades without a price above 0, trades older than one before
+	// them on their channel (backfilled ones) and crossed quotes: no rule sees them.
 	Unusable uint64
-	Signals  uint64
+	// Ahead are trades whose event time is ahead of their receive time by more than
+	// MaxEventAhead: rules see them, but their event time makes no other trade late.
+	Ahead   uint64
+	Signals uint64
 	// Suppressed are crossings that a cooldown swallowed.
 	Suppressed uint64
 	// Resets are indicators that began anew after a hole in the data.
@@ -39,11 +43,32 @@ type Engine struct {
 	saving *saving // the state being taken, nil when none is
 	saves  uint64  // how many were begun
 
+	notices []Notice // since the last TakeNotices
+
 	trade event.Trade
 	quote event.Quote
 	tick  indicator.Tick
 	out   []event.Signal
 }
+
+// MaxEventAhead is how far a trade's event time may be ahead of its receive time
+// before it counts as a wrong clock of the venue, or of ours, in nanoseconds.
+const MaxEventAhead = int64(time.Second)
+
+// Notice is what an engine has seen of an instrument that a person should know.
+// Each kind is given once an instrument.
+type Notice struct {
+	Instrument string // venue|symbol
+	// EventTime and RecvTime are those of the trade, Unix nanoseconds.
+	EventTime, RecvTime int64
+	// Unusable is 0 for an event time ahead of the receive time, else how many
+	// trades in a row no rule could use.
+	Unusable int
+}
+
+// unusableInARow is how many trades of an instrument must have been unusable, one
+// after another, before that is a notice.
+const unusableInARow = 100
 
 // instrument is one key of the partition.
 type instrument struct {
@@ -57,9 +82,20 @@ type instrument struct {
 
 	quote    event.Quote // latest, for judging; see hasQuote
 	hasQuote bool
-	// traded is the newest event time of each trade channel, by its number.
-	traded [32]int64
+	// newest is the newest event time of each trade channel, by its number, among
+	// those that were not ahead of their receive time; a hole forgets it.
+	newest [maxChannels]int64
+	// cooldowns are those of rules that do not watch the instrument at present.
+	cooldowns []cooldown
+
+	aheadNoticed    bool
+	unusableInARow  int
+	unusableNoticed bool
 }
+
+// maxChannels is how many channels have an order of event times; a trade of a
+// channel beyond is never late.
+const maxChannels = 32
 
 // watch is one indicator of an instrument and the rules over it.
 type watch struct {
@@ -86,8 +122,15 @@ func (e *Engine) Now() int64 { return e.now }
 // Stats returns the counts so far.
 func (e *Engine) Stats() Stats { return e.stats }
 
-// Apply makes the set rule from the next record on. A rule that was there
-// before, unchanged, keeps its state; so does an indicator that is still needed.
+// TakeNotices returns the notices since the last call; the caller owns them.
+func (e *Engine) TakeNotices() []Notice {
+	n := e.notices
+	e.notices = nil
+	return n
+}
+
+// Apply makes the set rule from the next record on. What each rule keeps is said
+// at bindRules; an indicator that is still needed keeps its state.
 func (e *Engine) Apply(set *RuleSet) error {
 	if e.saving != nil {
 		for _, inst := range e.order {
@@ -98,22 +141,24 @@ func (e *Engine) Apply(set *RuleSet) error {
 	}
 	e.set = set
 	for _, inst := range e.instruments {
-		if err := e.equip(inst); err != nil {
+		if err := e.bindRules(inst); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// equip gives an instrument the watches of the rules that match it, in the
-// order of the set, keeping what it has.
-func (e *Engine) equip(inst *instrument) error {
+// bindRules gives an instrument the watches of the rules that match it, in the
+// order of the set. A rule is known again by its name: one that evaluates as
+// before keeps its whole state, any other begins as after a hole. Its cooldown goes
+// on either way, also when the rule was gone in between.
+func (e *Engine) bindRules(inst *instrument) error {
 	had := make(map[string]*watch, len(inst.watches))
-	states := make(map[event.ID]ruleState)
+	before := make(map[string]armed)
 	for _, w := range inst.watches {
 		had[w.name] = w
-		for i := range w.rules {
-			states[w.rules[i].rule.hash] = w.rules[i].state
+		for _, a := range w.rules {
+			before[a.rule.Name] = a
 		}
 		w.rules = nil
 	}
@@ -126,15 +171,10 @@ func (e *Engine) equip(inst *instrument) error {
 		w := byName[r.watch]
 		if w == nil {
 			if w = had[r.watch]; w == nil {
-				spec, err := indicator.Registry.Lookup(r.Indicator)
-				if err != nil {
-					return fmt.Errorf("equipping %s: %w", inst.key, err)
+				var err error
+				if w, err = newWatch(r); err != nil {
+					return fmt.Errorf("binding rules to %s: %w", inst.key, err)
 				}
-				ind, err := spec.New.New(r.cfg)
-				if err != nil {
-					return fmt.Errorf("equipping %s: %w", inst.key, err)
-				}
-				w = &watch{name: r.watch, source: r.source, ind: ind}
 			}
 			byName[r.watch] = w
 			inst.watches = append(inst.watches, w)
@@ -144,13 +184,39 @@ func (e *Engine) equip(inst *instrument) error {
 				inst.onQuote = append(inst.onQuote, w)
 			}
 		}
-		state, known := states[r.hash]
-		if !known {
-			r.begin(&state)
+		a := armed{rule: r}
+		last, fired := inst.takeCooldown(r.Name)
+		if prev, ok := before[r.Name]; ok && prev.rule.evaluatesLike(r) {
+			a.state = prev.state
+		} else {
+			if ok {
+				last, fired = prev.state.last, prev.state.fired
+			}
+			a.state.last, a.state.fired = last, fired
+			r.begin(&a.state)
 		}
-		w.rules = append(w.rules, armed{rule: r, state: state})
+		delete(before, r.Name)
+		w.rules = append(w.rules, a)
+	}
+	for name, a := range before {
+		if a.state.fired {
+			inst.putCooldown(name, a.state.last)
+		}
 	}
 	return nil
+}
+
+// newWatch makes the indicator that a rule needs.
+func newWatch(r *rule) (*watch, error) {
+	spec, err := indicator.Registry.Lookup(r.Indicator)
+	if err != nil {
+		return nil, err
+	}
+	ind, err := spec.New.New(r.cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &watch{name: r.watch, source: r.source, ind: ind}, nil
 }
 
 // errNotMarket is the error of Step for a record that does not belong in md.
@@ -239,7 +305,7 @@ func (e *Engine) newInstrument(key []byte) (*instrument, error) {
 		return nil, fmt.Errorf("reading key %.80q: want venue|symbol", key)
 	}
 	inst := &instrument{key: bytes.Clone(key), venue: string(venue), symbol: string(symbol)}
-	if err := e.equip(inst); err != nil {
+	if err := e.bindRules(inst); err != nil {
 		return nil, err
 	}
 	return inst, nil
@@ -248,19 +314,16 @@ func (e *Engine) newInstrument(key []byte) (*instrument, error) {
 func (e *Engine) onTrade(inst *instrument, offset int64) {
 	t := &e.trade
 	e.moveTo(t.RecvTime)
-	if t.TimeSource == event.TimeEvent {
-		newest := &inst.traded[t.Channel%32]
-		if t.EventTime < *newest {
-			e.stats.Unusable++
-			return
-		}
-		*newest = t.EventTime
+	if t.TimeSource == event.TimeEvent && e.isLate(inst, t) {
+		e.countUnusable(inst, t)
+		return
 	}
 	price := t.Price.Float64()
 	if price <= 0 {
-		e.stats.Unusable++
+		e.countUnusable(inst, t)
 		return
 	}
+	inst.unusableInARow = 0
 	tick := &e.tick // a local one would be allocated: it goes through an interface
 	*tick = indicator.Tick{Time: t.RecvTime, Price: price}
 	if t.Qty.Valid {
@@ -268,6 +331,39 @@ func (e *Engine) onTrade(inst *instrument, offset int64) {
 	}
 	for _, w := range inst.onTrade {
 		e.feed(inst, w, tick, offset)
+	}
+}
+
+// isLate reports whether the venue made the trade before one that was seen on its
+// channel since the last hole. An event time that is ahead of the receive time by
+// more than MaxEventAhead is one of a wrong clock: it is not compared with, or one
+// such trade would make every later one of its channel late.
+func (e *Engine) isLate(inst *instrument, t *event.Trade) bool {
+	if t.EventTime-t.RecvTime > MaxEventAhead {
+		e.stats.Ahead++
+		if !inst.aheadNoticed {
+			inst.aheadNoticed = true
+			e.notices = append(e.notices, Notice{Instrument: string(inst.key), EventTime: t.EventTime, RecvTime: t.RecvTime})
+		}
+		return false
+	}
+	if int(t.Channel) >= len(inst.newest) {
+		return false
+	}
+	newest := &inst.newest[t.Channel]
+	if t.EventTime < *newest {
+		return true
+	}
+	*newest = t.EventTime
+	return false
+}
+
+// countUnusable counts a trade that no rule sees.
+func (e *Engine) countUnusable(inst *instrument, t *event.Trade) {
+	e.stats.Unusable++
+	if inst.unusableInARow++; inst.unusableInARow == unusableInARow && !inst.unusableNoticed {
+		inst.unusableNoticed = true
+		e.notices = append(e.notices, Notice{Instrument: string(inst.key), EventTime: t.EventTime, RecvTime: t.RecvTime, Unusable: unusableInARow})
 	}
 }
 
@@ -280,6 +376,10 @@ func (e *Engine) onQuote(inst *instrument, offset int64) {
 	bid, ask := e.quote.Bid.Float64(), e.quote.Ask.Float64()
 	if bid <= 0 || ask <= 0 {
 		return // an empty side: no mid, no spread
+	}
+	if bid > ask {
+		e.stats.Unusable++ // a crossed book is one that is wrong: its mid is no price
+		return
 	}
 	tick := &e.tick
 	*tick = indicator.Tick{Time: e.quote.RecvTime, Price: bid + (ask-bid)/2, Bid: bid, Ask: ask}
@@ -300,6 +400,9 @@ func (e *Engine) onCoverage(inst *instrument, c *event.Coverage) {
 		return
 	}
 	trades, quotes := carries(c.Channel)
+	if int(c.Channel) < len(inst.newest) {
+		inst.newest[c.Channel] = 0 // what it was before the hole says nothing of what comes after
+	}
 	e.reset(inst, trades, quotes)
 }
 
@@ -310,6 +413,7 @@ func (e *Engine) lose() {
 		if inst.saved != e.saves {
 			e.saveInstrument(inst)
 		}
+		inst.newest = [maxChannels]int64{}
 		e.reset(inst, true, true)
 	}
 }

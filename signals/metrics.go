@@ -10,7 +10,7 @@ import (
 // here; signals by rule are looked up when one is published.
 type metrics struct {
 	trades, quotes, coverage, clocks, ignored, unusable prometheus.Counter
-	suppressed, resets, dead, replayed                  prometheus.Counter
+	ahead, suppressed, resets, dead, replayed           prometheus.Counter
 	published                                           *prometheus.CounterVec
 	publish                                             prometheus.Histogram
 	restore                                             prometheus.Histogram
@@ -30,7 +30,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
 		trades: records.WithLabelValues("trade"), quotes: records.WithLabelValues("quote"), coverage: records.WithLabelValues("coverage"),
 		clocks: records.WithLabelValues("clock"), ignored: records.WithLabelValues("ignored"),
-		unusable:   counter("unusable_records_total", "Trades without a price above 0, or older than one before them on their channel."),
+		unusable:   counter("unusable_records_total", "Trades without a price above 0, or older than one before them on their channel; crossed quotes."),
+		ahead:      counter("future_event_times_total", "Trades whose event time is more than a second ahead of their receive time: rules see them, but they make no other trade late."),
 		suppressed: counter("suppressed_total", "Crossings that fell into the cooldown of their rule."),
 		resets:     counter("indicator_resets_total", "Indicators that began anew after a hole in the data."),
 		dead:       counter("dead_records_total", "Records of md that were not usable and went to topic dead."),
@@ -65,6 +66,7 @@ func (m *metrics) add(now, before Stats) {
 	m.clocks.Add(float64(now.Clocks - before.Clocks))
 	m.ignored.Add(float64(now.Ignored - before.Ignored))
 	m.unusable.Add(float64(now.Unusable - before.Unusable))
+	m.ahead.Add(float64(now.Ahead - before.Ahead))
 	m.suppressed.Add(float64(now.Suppressed - before.Suppressed))
 	m.resets.Add(float64(now.Resets - before.Resets))
 }

@@ -178,6 +178,9 @@ func (o *owner) step(ctx context.Context, rec *bus.Record) error {
 	}
 	signals, err := o.engine.Step(rec.Offset, rec.Key, rec.Value)
 	o.position = rec.Offset + 1
+	if len(o.engine.notices) > 0 {
+		o.logNotices()
+	}
 	if rec.Offset < o.committed {
 		return nil // its outputs are acknowledged
 	}
@@ -228,6 +231,20 @@ func (o *owner) bury(rec *bus.Record, reason error) error {
 	}
 	o.role.metrics.dead.Inc()
 	return nil
+}
+
+// logNotices logs what the engine noticed: at most two lines an instrument.
+func (o *owner) logNotices() {
+	for _, n := range o.engine.TakeNotices() {
+		at := []any{"topic", o.a.Topic, "partition", o.a.Partition, "instrument", n.Instrument, "event_time", time.Unix(0, n.EventTime).UTC(),
+			"recv_time", time.Unix(0, n.RecvTime).UTC()}
+		if n.Unusable > 0 {
+			o.role.env.Log.Warn("no rule can use the trades of an instrument: each is older than one before it, or has no price", append(at, "in_a_row", n.Unusable)...)
+			continue
+		}
+		o.role.env.Log.Warn("a trade has an event time in the future: it makes no other trade late; the venue's clock or this machine's is wrong",
+			append(at, "limit", time.Duration(MaxEventAhead).String())...)
+	}
 }
 
 // count exports what the engine counted.

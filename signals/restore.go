@@ -63,7 +63,8 @@ func (o *owner) restore(ctx context.Context) error {
 	if err := o.apply(ctx, end); err != nil {
 		return err
 	}
-	if o.starts[len(o.starts)-1].RuleSet != o.role.set.Hash {
+	if o.engine.set.Hash != o.role.set.Hash {
+		o.role.store.logEdit(o.engine.set, o.role.set)
 		if err := o.declare(ctx, end); err != nil {
 			return err
 		}

@@ -11,10 +11,15 @@ import (
 type rule struct {
 	canonicalRule
 	hash event.ID
+	// inert says why a stored rule cannot run here; nil for every other. Of an inert
+	// rule only its name and hash are known.
+	inert error
+	place int // in its set
 	// watch names the indicator with its parameters and source: rules with the
 	// same watch share one indicator per instrument.
 	watch string
-	cfg   any // parameters, as indicator.Factory.New takes them
+	cfg   any    // parameters, as indicator.Factory.New takes them
+	form  uint64 // of the indicator's state, see indicator.Factory.StateForm
 
 	source    indicator.Source
 	up        bool // fires above the threshold
@@ -71,10 +76,12 @@ func (r *rule) step(s *ruleState, value float64, now int64) verdict {
 		s.runs = 0
 		return silent
 	}
-	if s.runs++; s.runs == 1 {
+	// A receive time that goes back proves no time beyond the threshold: the
+	// debounce is counted from there.
+	if s.runs++; s.runs == 1 || now < s.since {
 		s.since = now
 	}
-	if !s.armed || s.runs < r.leastRuns || within(now-s.since, r.debounce) {
+	if !s.armed || s.runs < r.leastRuns || now-s.since < r.debounce {
 		return silent
 	}
 	if s.fired && within(now-s.last, r.cooldown) {
@@ -88,41 +95,51 @@ func (r *rule) step(s *ruleState, value float64, now int64) verdict {
 	return fire
 }
 
-// within reports whether less than span has passed. Receive time of two
+// within reports whether less than the cooldown has passed. Receive time of two
 // connections may go back a little, which is no passing of time; a clock that
-// was set far back must not silence a rule for ever, so that counts as passed.
-func within(elapsed, span int64) bool { return elapsed < span && elapsed > -span }
+// was set far back must not silence a rule until it has caught up, so that counts
+// as passed.
+func within(elapsed, cooldown int64) bool { return elapsed < cooldown && elapsed > -cooldown }
 
-// matches reports whether the rule watches the instrument.
+// evaluatesLike reports whether what the rule does with a tick is what the other
+// does: then its state can go on under the other's name for it.
+func (r *rule) evaluatesLike(other *rule) bool {
+	return r.inert == nil && other.inert == nil && r.watch == other.watch && r.Direction == other.Direction && r.Threshold == other.Threshold &&
+		r.Hysteresis == other.Hysteresis && r.debounce == other.debounce && r.leastRuns == other.leastRuns
+}
+
+// matches reports whether the rule runs and watches the instrument.
 func (r *rule) matches(venue, symbol string) bool {
-	return anyMatches(r.Venues, venue) && anyMatches(r.Symbols, symbol)
+	return r.inert == nil && anyMatches(r.Venues, venue) && anyMatches(r.Symbols, symbol)
 }
 
 func anyMatches(patterns []string, s string) bool {
 	for _, p := range patterns {
-		if wildcard(p, s) {
+		if matchWildcard(p, s) {
 			return true
 		}
 	}
 	return len(patterns) == 0
 }
 
-// wildcard matches * to any text, the empty one too, and ? to one byte.
-func wildcard(pattern, s string) bool {
-	for pattern != "" {
-		if pattern[0] == '*' {
-			rest := strings.TrimLeft(pattern, "*")
-			for i := 0; i <= len(s); i++ {
-				if wildcard(rest, s[i:]) {
-					return true
-				}
-			}
+// matchWildcard matches * to any text, the empty one too, and ? to one byte. Its
+// time is bounded by the product of both lengths: only the last * is tried again.
+func matchWildcard(pattern, s string) bool {
+	p, i := 0, 0
+	star, retry := -1, 0 // of the last *, and where in s what follows it was tried last
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, retry = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p, i = p+1, i+1
+		case star >= 0:
+			retry++
+			p, i = star+1, retry
+		default:
 			return false
 		}
-		if s == "" || (pattern[0] != '?' && pattern[0] != s[0]) {
-			return false
-		}
-		pattern, s = pattern[1:], s[1:]
 	}
-	return s == ""
+	return strings.TrimLeft(pattern[p:], "*") == ""
 }

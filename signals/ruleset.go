@@ -54,14 +54,27 @@ type canonicalRule struct {
 	MaxDriftBps   event.Decimal  `json:"max_drift_bps"`
 }
 
-// RuleSet is a list of rules ready to run, named by its hash. It is not changed
-// after it was made and may be shared.
+// RuleSet is a list of rules, named by its hash. It is not changed after it was
+// made and may be shared.
 type RuleSet struct {
-	// Hash names the set: it covers every rule in order.
+	// Hash names the set: it covers the bytes of every rule in order.
 	Hash event.ID
 	// Body is the canonical form, from which ParseRuleSet makes the same set.
-	Body  []byte
+	Body []byte
+	// rules are all rules in order; those that this build cannot run are inert.
 	rules []*rule
+}
+
+// Inert describes the rules of a stored set that this build cannot run, one text
+// each: they keep their names, hashes and cooldowns, and fire nothing.
+func (s *RuleSet) Inert() []string {
+	var list []string
+	for _, r := range s.rules {
+		if r.inert != nil {
+			list = append(list, fmt.Sprintf("%s: %v", r.Name, r.inert))
+		}
+	}
+	return list
 }
 
 // CompileRules makes the rule set of a valid configuration.
@@ -101,43 +114,86 @@ func noNil(list []string) []string {
 }
 
 // ParseRuleSet makes the rule set whose canonical form is body, as a control
-// record carries it.
+// record carries it. Hashes are those of the stored bytes, whatever this build
+// would write: a parameter that the body lacks has this build's default. A rule
+// that this build cannot run, because it has another semantics, an indicator or
+// a field that is not known here, becomes inert.
 func ParseRuleSet(body []byte) (*RuleSet, error) {
-	var list []canonicalRule
 	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&list); err != nil {
+	var raws []json.RawMessage
+	if err := d.Decode(&raws); err != nil {
 		return nil, fmt.Errorf("parsing rule set: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("parsing rule set: something follows it")
 	}
-	return compile(list)
+	set := &RuleSet{Body: body}
+	for _, raw := range raws {
+		set.rules = append(set.rules, parseRule(raw))
+	}
+	set.sum()
+	return set, nil
 }
 
+// parseRule makes a rule of its stored bytes; it never fails, see ParseRuleSet.
+func parseRule(raw json.RawMessage) *rule {
+	var c canonicalRule
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	err := d.Decode(&c)
+	if err == nil {
+		var r *rule
+		if r, err = compileRule(c, raw); err == nil {
+			return r
+		}
+	}
+	var named struct {
+		Name string `json:"name"`
+	}
+	if json.Unmarshal(raw, &named) != nil || named.Name == "" {
+		named.Name = "without a name"
+	}
+	return &rule{canonicalRule: canonicalRule{Name: named.Name}, hash: event.Hash(raw), inert: err}
+}
+
+// compile makes a set of rules in their canonical form; each must be one that
+// this build can run.
 func compile(list []canonicalRule) (*RuleSet, error) {
 	set := &RuleSet{}
-	hashes := make([][]byte, 0, len(list))
 	for i := range list {
-		r, err := compileRule(list[i])
+		raw, err := json.Marshal(list[i])
+		if err != nil {
+			return nil, fmt.Errorf("encoding rule %s: %w", list[i].Name, err)
+		}
+		r, err := compileRule(list[i], raw)
 		if err != nil {
 			return nil, fmt.Errorf("compiling rule %s: %w", list[i].Name, err)
 		}
 		set.rules = append(set.rules, r)
-		hashes = append(hashes, r.hash[:])
 	}
-	set.Hash = event.Hash(hashes...)
 	body, err := json.Marshal(list)
 	if err != nil {
 		return nil, fmt.Errorf("encoding rule set: %w", err)
 	}
 	set.Body = body
+	set.sum()
 	return set, nil
 }
 
-func compileRule(c canonicalRule) (*rule, error) {
+// sum names the set after its rules' hashes, and tells each rule its place.
+func (s *RuleSet) sum() {
+	hashes := make([][]byte, 0, len(s.rules))
+	for i, r := range s.rules {
+		r.place = i
+		hashes = append(hashes, r.hash[:])
+	}
+	s.Hash = event.Hash(hashes...)
+}
+
+// compileRule makes a rule that runs; raw is its stored form, which names it.
+func compileRule(c canonicalRule, raw []byte) (*rule, error) {
 	if c.Semantics != semantics {
-		return nil, fmt.Errorf("it was written for rule semantics %d, this build has %d: replay it with the build that wrote it", c.Semantics, semantics)
+		return nil, fmt.Errorf("it was written for rule semantics %d, this build has %d", c.Semantics, semantics)
 	}
 	spec, err := indicator.Registry.Lookup(c.Indicator)
 	if err != nil {
@@ -148,16 +204,12 @@ func compileRule(c canonicalRule) (*rule, error) {
 		return nil, err
 	}
 	c.Params = indicator.Encode(params) // one form, whether from JSON or from a configuration
-	body, err := json.Marshal(c)
-	if err != nil {
-		return nil, fmt.Errorf("encoding: %w", err)
-	}
 	watch, err := json.Marshal([]any{c.Indicator, c.Params, c.Source})
 	if err != nil {
 		return nil, fmt.Errorf("encoding: %w", err)
 	}
 	r := &rule{
-		canonicalRule: c, hash: event.Hash(body), watch: string(watch), cfg: params,
+		canonicalRule: c, hash: event.Hash(raw), watch: string(watch), cfg: params, form: spec.New.StateForm,
 		source: indicator.Trades, side: c.Side,
 		debounce: int64(c.Debounce), cooldown: int64(c.Cooldown), horizon: int64(c.Horizon), ttl: int64(c.TTL),
 		drift: c.MaxDriftBps, leastRuns: c.DebounceTicks,

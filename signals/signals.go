@@ -44,7 +44,7 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 		return nil, err
 	}
 	return &Role{
-		client: client, env: env, set: set, snapshots: cfg.Snapshots, store: newRuleStore(client), metrics: newMetrics(env.Metrics),
+		client: client, env: env, set: set, snapshots: cfg.Snapshots, store: newRuleStore(client, env.Log), metrics: newMetrics(env.Metrics),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: Name, Topics: []string{event.TopicMarket}}, env),
 		done:     make(chan struct{}), kept: make(map[int32]*kept),
 	}, nil

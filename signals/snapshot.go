@@ -24,7 +24,10 @@ const saveSlice = 128 << 10
 
 // snapshotForm is StateForm together with the form of what precedes the engine's
 // state in a snapshot.
-const snapshotForm = StateForm<<8 | 1
+const (
+	snapshotForm  = StateForm<<8 | 1
+	snapshotForm1 = form1<<8 | 1 // that of the builds before
+)
 
 // SnapshotKey names the snapshots of a partition of md, with bus.LoadSnapshot: what
 // lies before the newest one's Input, less the window of second copies, is read
@@ -184,8 +187,8 @@ func (o *owner) saveLast(ctx context.Context) error {
 // decode makes a base of a snapshot.
 func (o *owner) decode(ctx context.Context, s *bus.Snapshot) (*base, error) {
 	b := &base{input: s.Input, saved: s.Input, from: fromSnapshot, signals: -1, state: -1}
-	if s.Form != snapshotForm {
-		return nil, fmt.Errorf("it has form %d, this build reads %d", s.Form, snapshotForm)
+	if s.Form != snapshotForm && s.Form != snapshotForm1 {
+		return nil, fmt.Errorf("it has form %d, this build reads %d and %d", s.Form, snapshotForm1, snapshotForm)
 	}
 	for _, out := range s.Outputs {
 		switch (bus.TopicPartition{Topic: out.Topic, Partition: out.Partition}) {
@@ -209,10 +212,15 @@ func (o *owner) decode(ctx context.Context, s *bus.Snapshot) (*base, error) {
 	if r.Err() != nil || len(b.starts) == 0 {
 		return nil, fmt.Errorf("reading its rule starts: there are %d: %w", len(b.starts), errors.Join(r.Err()))
 	}
-	var err error
-	b.engine, err = RestoreEngine(o.a.Partition, s.State[len(s.State)-r.Len():], func(hash event.ID) (*RuleSet, error) { return o.role.store.get(ctx, hash) })
+	engine, warmUp, err := RestoreEngine(o.a.Partition, uint64(s.Form>>8), s.State[len(s.State)-r.Len():],
+		func(hash event.ID) (*RuleSet, error) { return o.role.store.get(ctx, hash) })
 	if err != nil {
 		return nil, err
+	}
+	b.engine = engine
+	if len(warmUp) > 0 {
+		o.role.env.Log.Warn("saved indicators are of another form than this build's and warm up again", "topic", o.a.Topic, "partition", o.a.Partition,
+			"indicators", len(warmUp), "first", warmUp[0])
 	}
 	if last := b.starts[len(b.starts)-1].RuleSet; b.engine.set.Hash != last {
 		return nil, fmt.Errorf("its state is of rule set %s, its last rule start names %s", b.engine.set.Hash, last)

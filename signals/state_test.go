@@ -25,6 +25,12 @@ func only(sets ...*RuleSet) func(event.ID) (*RuleSet, error) {
 	}
 }
 
+// restored is RestoreEngine for a state of this build.
+func restored(partition int32, state []byte, rules func(event.ID) (*RuleSet, error)) (*Engine, error) {
+	e, _, err := RestoreEngine(partition, StateForm, state, rules)
+	return e, err
+}
+
 func compiled(t testing.TB, cfg Config) *RuleSet {
 	t.Helper()
 	set, err := CompileRules(cfg)
@@ -85,7 +91,7 @@ func TestStateRestarts(t *testing.T) {
 			switch {
 			case broken.Saving():
 				if state, done := broken.Save(r.IntN(2000)); done {
-					e, err := RestoreEngine(2, state[3:], only(sets...))
+					e, err := restored(2, state[3:], only(sets...))
 					if err != nil {
 						t.Fatalf("seed %d, record %d: %v", seed, offset, err)
 					}
@@ -96,7 +102,7 @@ func TestStateRestarts(t *testing.T) {
 			case what == 1:
 				restarts++
 				state := broken.AppendState(nil)
-				e, err := RestoreEngine(2, state, only(sets...))
+				e, err := restored(2, state, only(sets...))
 				if err != nil {
 					t.Fatalf("seed %d, record %d: %v", seed, offset, err)
 				}
@@ -143,28 +149,28 @@ func TestStateDamage(t *testing.T) {
 	for range 2000 {
 		bad := bytes.Clone(state)
 		bad[r.IntN(len(bad))] ^= 1 << r.IntN(8)
-		if _, err := RestoreEngine(1, bad, only(set)); err == nil {
+		if _, err := restored(1, bad, only(set)); err == nil {
 			t.Fatal("a flipped bit went unseen")
 		}
 	}
 	for n := range state {
-		if _, err := RestoreEngine(1, state[:n], only(set)); err == nil {
+		if _, err := restored(1, state[:n], only(set)); err == nil {
 			t.Fatalf("%d of %d bytes were accepted", n, len(state))
 		}
-		if _, err := restoreBody(1, state[:n], only(set)); err == nil && n != len(state)-4 {
+		if _, _, err := restoreBody(1, StateForm, state[:n], only(set)); err == nil && n != len(state)-4 {
 			t.Fatalf("%d of %d bytes were accepted without their sum", n, len(state))
 		}
 	}
-	if _, err := RestoreEngine(2, state, only(set)); err == nil || !strings.Contains(err.Error(), "partition 1, not 2") {
+	if _, err := restored(2, state, only(set)); err == nil || !strings.Contains(err.Error(), "partition 1, not 2") {
 		t.Errorf("another partition: %v", err)
 	}
-	if _, err := RestoreEngine(1, state, only()); err == nil || !strings.Contains(err.Error(), "not known") {
+	if _, err := restored(1, state, only()); err == nil || !strings.Contains(err.Error(), "not known") {
 		t.Errorf("unknown rules: %v", err)
 	}
 	fewer := DefaultConfig()
 	fewer.Rules = fewer.Rules[:3]
 	other := compiled(t, fewer)
-	if _, err := RestoreEngine(1, state, func(event.ID) (*RuleSet, error) { return other, nil }); err == nil {
+	if _, err := restored(1, state, func(event.ID) (*RuleSet, error) { return other, nil }); err == nil {
 		t.Error("a state was read with other rules than its own")
 	}
 }
@@ -194,12 +200,12 @@ func FuzzRestoreEngine(f *testing.F) {
 		records[i] = m.next()
 	}
 	f.Fuzz(func(t *testing.T, state []byte) {
-		e, err := restoreBody(1, state, only(set))
+		e, _, err := restoreBody(1, StateForm, state, only(set))
 		if err != nil {
 			return
 		}
 		again := e.AppendState(nil)
-		other, err := RestoreEngine(1, again, only(set))
+		other, err := restored(1, again, only(set))
 		if err != nil || !bytes.Equal(other.AppendState(nil), again) {
 			t.Fatalf("a state that was accepted is not when saved again: %v", err)
 		}

@@ -55,6 +55,9 @@ const (
 type Factory struct {
 	// Sources is the set of sources that make sense for it.
 	Sources Source
+	// StateForm is the form of what AppendState writes, from 1. It goes up when that
+	// changes: a saved state of another form is not read, the indicator warms up.
+	StateForm uint64
 	// New makes an indicator from what Spec.Config or Decode returned.
 	New func(cfg any) (Indicator, error)
 }
@@ -68,14 +71,14 @@ type configuration[C any] interface {
 	component.Validator
 }
 
-// register declares an indicator: its parameters with their defaults, and how
-// to build it from parameters that are valid.
-func register[C any, P configuration[C]](name, summary string, sources Source, defaults C, build func(C) Indicator) {
+// register declares an indicator: the form of its saved state, its parameters with
+// their defaults, and how to build it from parameters that are valid.
+func register[C any, P configuration[C]](name, summary string, sources Source, stateForm uint64, defaults C, build func(C) Indicator) {
 	Registry.Register(component.Spec[Factory]{
 		Name:    name,
 		Summary: summary,
 		Config:  func() any { c := defaults; return &c },
-		New: Factory{Sources: sources, New: func(cfg any) (Indicator, error) {
+		New: Factory{Sources: sources, StateForm: stateForm, New: func(cfg any) (Indicator, error) {
 			c, ok := cfg.(*C)
 			if !ok {
 				return nil, fmt.Errorf("making indicator %s: parameters are a %T, want a %T", name, cfg, c)

@@ -18,7 +18,7 @@ func (c *RSIConfig) Validate() component.Problems {
 }
 
 func init() {
-	register("rsi", "Wilder's relative strength index, 0 to 100", Trades|Quotes, RSIConfig{Period: 14},
+	register("rsi", "Wilder's relative strength index, 0 to 100", Trades|Quotes, 1, RSIConfig{Period: 14},
 		func(c RSIConfig) Indicator { return &RSI{n: float64(c.Period), inverse: 1 / float64(c.Period)} })
 }
 

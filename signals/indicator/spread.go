@@ -18,7 +18,7 @@ func (c *SpreadConfig) Validate() component.Problems {
 }
 
 func init() {
-	register("spread", "quoted spread, in basis points of the mid", Quotes, SpreadConfig{Smooth: 1},
+	register("spread", "quoted spread, in basis points of the mid", Quotes, 1, SpreadConfig{Smooth: 1},
 		func(c SpreadConfig) Indicator { return &Spread{avg: newAverage(c.Smooth)} })
 }
 

@@ -107,6 +107,17 @@ func (r *StateReader) Bytes() []byte {
 	return b
 }
 
+// Take reads n bytes. They lie in what the reader was given.
+func (r *StateReader) Take(n int64) []byte {
+	if n < 0 || n > int64(len(r.rest)) {
+		r.Failf("%d bytes are said to follow, %d do", n, len(r.rest))
+		return nil
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
 // Raw fills dst.
 func (r *StateReader) Raw(dst []byte) {
 	if len(r.rest) < len(dst) {
