@@ -3,8 +3,11 @@ package signals
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/autohedge/autohedge/signals/indicator"
 	"github.com/autohedge/autohedge/stream/component"
@@ -84,15 +87,23 @@ type RuleConfig struct {
 	MaxDriftBps   event.Decimal  `yaml:"max_drift_bps" doc:"how far the price may move against the signal before the order is written, in basis points"`
 }
 
+// SetDefaults fills a rule before a list of the configuration is decoded into it:
+// what a rule leaves out is what the default rules have. The threshold has no
+// default: it is no number until it is given.
+func (r *RuleConfig) SetDefaults() {
+	*r = RuleConfig{Source: SourceTrade, Threshold: math.NaN(), Horizon: 5 * time.Second, TTL: 2 * time.Second, MaxDriftBps: event.MustDecimal("10")}
+}
+
 // DefaultConfig returns mean-reversion rules over the simulator's symbols, at
 // least one for each indicator, that fire some signals a second in all.
 func DefaultConfig() Config {
 	reversion := func(name, ind string, params map[string]any, direction string, threshold, hysteresis float64, side event.Side) RuleConfig {
-		return RuleConfig{
-			Name: name, Strategy: "reversion", Venues: []string{"binance", "coinbase"}, Symbols: []string{"BTC*", "ETH*", "SOL*"},
-			Indicator: ind, Params: params, Source: SourceTrade, Threshold: threshold, Direction: direction, Side: side, Hysteresis: hysteresis,
-			Cooldown: 3 * time.Second, Horizon: 5 * time.Second, TTL: 2 * time.Second, MaxDriftBps: event.MustDecimal("10"),
-		}
+		var r RuleConfig
+		r.SetDefaults()
+		r.Name, r.Strategy, r.Venues, r.Symbols = name, "reversion", []string{"binance", "coinbase"}, []string{"BTC*", "ETH*", "SOL*"}
+		r.Indicator, r.Params, r.Threshold, r.Direction, r.Side, r.Hysteresis = ind, params, threshold, direction, side, hysteresis
+		r.Cooldown = 3 * time.Second
+		return r
 	}
 	ema := map[string]any{"period": 200, "fast": 10}
 	rsi := map[string]any{"period": 50}
@@ -149,6 +160,7 @@ func (c *Config) Validate() component.Problems {
 		if s.Account == "" {
 			p.Addf(path+".account", "is empty: want the name of an account")
 		}
+		checkName(&p, path+".name", s.Name)
 	}
 	rules := make(map[string]bool, len(c.Rules))
 	for i := range c.Rules {
@@ -179,15 +191,21 @@ func (r *RuleConfig) Validate() component.Problems {
 	if r.Name == "" {
 		p.Addf("name", "is empty: want a name")
 	}
+	checkName(&p, "name", r.Name)
 	patterns(&p, "venues", r.Venues)
 	patterns(&p, "symbols", r.Symbols)
 	r.validateIndicator(&p)
+	if math.IsNaN(r.Threshold) {
+		p.Addf("threshold", "is missing: want a finite number, in the indicator's unit")
+	}
 	finite := func(path string, v float64) {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			p.Addf(path, "is %v: want a finite number", v)
 		}
 	}
-	finite("threshold", r.Threshold)
+	if !math.IsNaN(r.Threshold) {
+		finite("threshold", r.Threshold)
+	}
 	finite("hysteresis", r.Hysteresis)
 	if r.Hysteresis < 0 {
 		p.Addf("hysteresis", "is %v: want 0 or more", r.Hysteresis)
@@ -221,6 +239,45 @@ func (r *RuleConfig) Validate() component.Problems {
 	return p
 }
 
+// checkReach warns of a threshold that the indicator never goes beyond, and of a
+// quiet side that it never comes back to.
+func (r *RuleConfig) checkReach(p *component.Problems, low, high float64) {
+	if low == high {
+		return
+	}
+	up := r.Direction == Above || r.Direction == CrossUp
+	if (up && r.Threshold >= high) || (!up && r.Threshold <= low) {
+		p.Warnf("threshold", "is %v: %s is never %s that, it is %v to %v: the rule cannot fire", r.Threshold, r.Indicator, map[bool]string{true: "above", false: "below"}[up], low, high)
+		return
+	}
+	if quiet := r.Threshold - r.Hysteresis; up && quiet < low {
+		p.Warnf("hysteresis", "is %v: %s is %v to %v and never comes back to %v: the rule is not armed (again)", r.Hysteresis, r.Indicator, low, high, quiet)
+	}
+	if quiet := r.Threshold + r.Hysteresis; !up && quiet > high {
+		p.Warnf("hysteresis", "is %v: %s is %v to %v and never comes back to %v: the rule is not armed (again)", r.Hysteresis, r.Indicator, low, high, quiet)
+	}
+}
+
+// maxName bounds the names of rules and strategies, which become labels of metrics.
+const maxName = 64
+
+// checkName refuses a name that does not print in one line.
+func checkName(p *component.Problems, path, name string) {
+	printable := utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	if len(name) > maxName || !printable {
+		p.Addf(path, "is %.80q: want at most %d bytes of printable text in one line", name, maxName)
+	}
+}
+
+// Watches reports whether the rule watches one of the venue's symbols; without any,
+// whether it watches the venue.
+func (r *RuleConfig) Watches(venue string, symbols []string) bool {
+	if !anyMatches(r.Venues, venue) {
+		return false
+	}
+	return len(symbols) == 0 || slices.ContainsFunc(symbols, func(s string) bool { return anyMatches(r.Symbols, s) })
+}
+
 func (r *RuleConfig) validateIndicator(p *component.Problems) {
 	if r.Source != SourceTrade && r.Source != SourceQuote {
 		p.Addf("source", "is %q: want %s or %s", r.Source, SourceTrade, SourceQuote)
@@ -237,6 +294,9 @@ func (r *RuleConfig) validateIndicator(p *component.Problems) {
 	}
 	if r.Source == SourceQuote && spec.New.Sources&indicator.Quotes == 0 {
 		p.Addf("source", "is quote: %s needs %s", r.Indicator, SourceTrade)
+	}
+	if len(*p) == 0 {
+		r.checkReach(p, spec.New.Low, spec.New.High)
 	}
 }
 

@@ -97,8 +97,8 @@ func (c *FeedConfig) name() string {
 	return c.Name
 }
 
-// venueID is the venue's part of the feed's keys.
-func (c *FeedConfig) venueID() string {
+// VenueID is the venue's part of the keys of the feed's instruments.
+func (c *FeedConfig) VenueID() string {
 	if c.Venue == "json" {
 		return c.name()
 	}
@@ -188,7 +188,7 @@ func (c *FeedConfig) checkTaken(p *component.Problems, at string, taken map[stri
 	for j, symbol := range c.Symbols {
 		where := fmt.Sprintf("%s.symbols[%d]", at, j)
 		for _, spec := range specs {
-			id := c.venueID() + "|" + symbol + "|" + spec.Name
+			id := c.VenueID() + "|" + symbol + "|" + spec.Name
 			if first, dup := taken[id]; dup {
 				p.Addf(where, "channel %s of %q is also taken at %s", spec.Name, symbol, first)
 				continue
@@ -197,7 +197,7 @@ func (c *FeedConfig) checkTaken(p *component.Problems, at string, taken map[stri
 			if !spec.Trades {
 				continue
 			}
-			id = c.venueID() + "|" + symbol + "|trades"
+			id = c.VenueID() + "|" + symbol + "|trades"
 			if first, dup := taken[id]; dup {
 				p.Addf(where, "%q would make every trade twice: channel %s and channel %s; take one of them", symbol, first, spec.Name)
 				continue

@@ -127,7 +127,7 @@ func newFeed(h *host, cfg FeedConfig) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{host: h, cfg: cfg, id: cfg.venueID(), venue: v, info: v.Info(), started: make(chan struct{}),
+	f := &feed{host: h, cfg: cfg, id: cfg.VenueID(), venue: v, info: v.Info(), started: make(chan struct{}),
 		symbols: make(map[string]*symbol), stats: newFeedStats(), log: h.env.Log.With("feed", cfg.name())}
 	if f.specs, err = cfg.channels(f.info); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (c *BollingerConfig) Validate() component.Problems {
 
 func init() {
 	register("bollinger", "position of the price within its Bollinger bands, in standard deviations or percent b",
-		Trades|Quotes, 1, BollingerConfig{Period: 20, Width: 2, Output: BollingerSigmas}, func(c BollingerConfig) Indicator {
+		Factory{Sources: Trades | Quotes, StateForm: 1}, BollingerConfig{Period: 20, Width: 2, Output: BollingerSigmas}, func(c BollingerConfig) Indicator {
 			return &Bollinger{win: newWindow(c.Period), width: c.Width, percent: c.Output == BollingerPercentB}
 		})
 }

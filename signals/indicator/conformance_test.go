@@ -228,7 +228,7 @@ func TestDecodeProblems(t *testing.T) {
 	}{
 		{"emma", nil, `unknown indicator "emma": want one of bollinger, ema, rsi, spread, vwap, zscore`},
 		{"ema", map[string]any{"perid": 3}, "perid: unknown parameter of ema: want one of fast, period"},
-		{"ema", map[string]any{"period": "x"}, "period: is x: want a number"},
+		{"ema", map[string]any{"period": "x"}, `period: is the text "x": want a number, without quotes`},
 		{"ema", map[string]any{"period": 2.5}, "period: is 2.5: want a whole number"},
 		{"ema", map[string]any{"period": 0}, "period: is 0 ticks: want 1 to 1048576"},
 		{"ema", map[string]any{"period": uint64(5), "fast": 9}, "fast: is 9: want less than period (5), or 0 for the price"},

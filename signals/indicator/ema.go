@@ -28,7 +28,7 @@ func (c *EMAConfig) Validate() component.Problems {
 
 func init() {
 	register("ema", "distance of the price, or of a fast average, from an exponential moving average, in basis points",
-		Trades|Quotes, 1, EMAConfig{Period: 20}, func(c EMAConfig) Indicator {
+		Factory{Sources: Trades | Quotes, StateForm: 1}, EMAConfig{Period: 20}, func(c EMAConfig) Indicator {
 			return &EMA{slow: newAverage(c.Period), fast: newAverage(max(c.Fast, 1)), hasFast: c.Fast > 0}
 		})
 }

@@ -58,6 +58,9 @@ type Factory struct {
 	// StateForm is the form of what AppendState writes, from 1. It goes up when that
 	// changes: a saved state of another form is not read, the indicator warms up.
 	StateForm uint64
+	// Low and High bound the value for good parameters, both included; equal ones say
+	// that nothing bounds it.
+	Low, High float64
 	// New makes an indicator from what Spec.Config or Decode returned.
 	New func(cfg any) (Indicator, error)
 }
@@ -71,24 +74,21 @@ type configuration[C any] interface {
 	component.Validator
 }
 
-// register declares an indicator: the form of its saved state, its parameters with
-// their defaults, and how to build it from parameters that are valid.
-func register[C any, P configuration[C]](name, summary string, sources Source, stateForm uint64, defaults C, build func(C) Indicator) {
-	Registry.Register(component.Spec[Factory]{
-		Name:    name,
-		Summary: summary,
-		Config:  func() any { c := defaults; return &c },
-		New: Factory{Sources: sources, StateForm: stateForm, New: func(cfg any) (Indicator, error) {
-			c, ok := cfg.(*C)
-			if !ok {
-				return nil, fmt.Errorf("making indicator %s: parameters are a %T, want a %T", name, cfg, c)
-			}
-			if err := P(c).Validate().Err(); err != nil {
-				return nil, fmt.Errorf("making indicator %s: %w", name, err)
-			}
-			return build(*c), nil
-		}},
-	})
+// register declares an indicator: what it is fed with, the form of its saved state
+// and its range (f without New), its parameters with their defaults, and how to
+// build it from parameters that are valid.
+func register[C any, P configuration[C]](name, summary string, f Factory, defaults C, build func(C) Indicator) {
+	f.New = func(cfg any) (Indicator, error) {
+		c, ok := cfg.(*C)
+		if !ok {
+			return nil, fmt.Errorf("making indicator %s: parameters are a %T, want a %T", name, cfg, c)
+		}
+		if err := P(c).Validate().Err(); err != nil {
+			return nil, fmt.Errorf("making indicator %s: %w", name, err)
+		}
+		return build(*c), nil
+	}
+	Registry.Register(component.Spec[Factory]{Name: name, Summary: summary, Config: func() any { c := defaults; return &c }, New: f})
 }
 
 // maxWindow bounds every window, so that memory per instrument is bounded.

@@ -1,6 +1,7 @@
 package indicator
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -97,6 +98,12 @@ func set(f reflect.Value, raw any) error {
 	switch f.Kind() {
 	case reflect.Int, reflect.Float64:
 		n, ok := number(raw)
+		if text, quoted := raw.(string); quoted {
+			return fmt.Errorf("is the text %q: want a number, without quotes", text)
+		}
+		if raw == nil {
+			return errors.New("is empty: want a number")
+		}
 		if !ok {
 			return fmt.Errorf("is %v: want a number", raw)
 		}

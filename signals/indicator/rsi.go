@@ -18,7 +18,7 @@ func (c *RSIConfig) Validate() component.Problems {
 }
 
 func init() {
-	register("rsi", "Wilder's relative strength index, 0 to 100", Trades|Quotes, 1, RSIConfig{Period: 14},
+	register("rsi", "Wilder's relative strength index, 0 to 100", Factory{Sources: Trades | Quotes, StateForm: 1, Low: 0, High: 100}, RSIConfig{Period: 14},
 		func(c RSIConfig) Indicator { return &RSI{n: float64(c.Period), inverse: 1 / float64(c.Period)} })
 }
 
@@ -66,7 +66,7 @@ func (r *RSI) Update(t *Tick) (float64, bool) {
 		r.loss += float64((down - r.loss) * r.inverse)
 	}
 	if sum := r.gain + r.loss; sum > 0 {
-		r.value = 100 * r.gain / sum
+		r.value = 100 * (r.gain / sum) // 100 exactly where nothing fell
 	} else {
 		r.value = 50
 	}

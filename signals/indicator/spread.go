@@ -1,6 +1,8 @@
 package indicator
 
 import (
+	"math"
+
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -18,7 +20,7 @@ func (c *SpreadConfig) Validate() component.Problems {
 }
 
 func init() {
-	register("spread", "quoted spread, in basis points of the mid", Quotes, 1, SpreadConfig{Smooth: 1},
+	register("spread", "quoted spread, in basis points of the mid", Factory{Sources: Quotes, StateForm: 1, Low: 0, High: math.Inf(1)}, SpreadConfig{Smooth: 1},
 		func(c SpreadConfig) Indicator { return &Spread{avg: newAverage(c.Smooth)} })
 }
 

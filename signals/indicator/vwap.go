@@ -27,7 +27,7 @@ func (c *VWAPConfig) Validate() component.Problems {
 
 func init() {
 	register("vwap", "distance of the price from the volume-weighted average price, in basis points",
-		Trades, 1, VWAPConfig{Window: 30 * time.Second, Count: 4096}, func(c VWAPConfig) Indicator {
+		Factory{Sources: Trades, StateForm: 1}, VWAPConfig{Window: 30 * time.Second, Count: 4096}, func(c VWAPConfig) Indicator {
 			return &VWAP{window: int64(c.Window), ring: make([]traded, c.Count)}
 		})
 }

@@ -21,7 +21,7 @@ func (c *ZScoreConfig) Validate() component.Problems {
 
 func init() {
 	register("zscore", "distance of the price from the mean of the ticks before it, in their standard deviations",
-		Trades|Quotes, 1, ZScoreConfig{Period: 50}, func(c ZScoreConfig) Indicator { return &ZScore{win: newWindow(c.Period)} })
+		Factory{Sources: Trades | Quotes, StateForm: 1}, ZScoreConfig{Period: 50}, func(c ZScoreConfig) Indicator { return &ZScore{win: newWindow(c.Period)} })
 }
 
 // ZScore is the standard score of a price against the period prices before it:

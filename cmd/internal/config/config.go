@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -81,7 +82,37 @@ func (c *Config) Validate() component.Problems {
 	p.Under("execution", c.Execution.Validate())
 	p.Under("sinks", c.Sinks.Validate())
 	c.accounts(&p)
+	if p.Err() == nil {
+		c.checkWatched(&p)
+	}
 	return p
+}
+
+// checkWatched warns of feeds that no rule watches, and of rules that watch no feed:
+// both are legal, and nothing comes of them. The default feeds may be watched in part.
+func (c *Config) checkWatched(p *component.Problems) {
+	feeds, rules := c.Stream.Feeds, c.Signals.Rules
+	watches := func(r *signals.RuleConfig, f *stream.FeedConfig) bool { return r.Watches(f.VenueID(), f.Symbols) }
+	byDefault := reflect.DeepEqual(feeds, stream.DefaultConfig().Feeds)
+	for i := range feeds {
+		if !byDefault && !slices.ContainsFunc(rules, func(r signals.RuleConfig) bool { return watches(&r, &feeds[i]) }) {
+			p.Warnf(fmt.Sprintf("stream.feeds[%d]", i), "no rule of signals.rules watches venue %s, symbols %s: what it sends is recorded and fires nothing",
+				feeds[i].VenueID(), cmp.Or(strings.Join(feeds[i].Symbols, ", "), "any"))
+		}
+	}
+	var idle []int
+	for i := range rules {
+		if !slices.ContainsFunc(feeds, func(f stream.FeedConfig) bool { return watches(&rules[i], &f) }) {
+			idle = append(idle, i)
+		}
+	}
+	if len(idle) == len(rules) {
+		return // the feeds are warned of
+	}
+	for _, i := range idle {
+		p.Warnf(fmt.Sprintf("signals.rules[%d]", i), "rule %q watches no symbol of stream.feeds (venues %v, symbols %v, in their case): it never fires",
+			rules[i].Name, rules[i].Venues, rules[i].Symbols)
+	}
 }
 
 // accounts checks what two parts must agree on: a strategy trades for an account

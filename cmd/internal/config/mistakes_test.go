@@ -178,10 +178,8 @@ var mistakes = []struct {
 		`:13:16: signals.rules[0].venues[0]: is "bin|ance": want a name or a pattern with * and ?`,
 	}},
 	{"rule_side", []string{
+		`:4:7: signals.rules[0].threshold: is missing: want a finite number, in the indicator's unit`,
 		`:4:7: signals.rules[0].side: is "unknown": want buy or sell`,
-		`:4:7: signals.rules[0].horizon: is 0s: want a duration of more than 0s`,
-		`:4:7: signals.rules[0].ttl: is 0s: want a duration of more than 0s`,
-		`:4:7: signals.rules[0].max_drift_bps: is 0: want more than 0 basis points`,
 		`:7:15: signals.rules[0].source: is "candle": want trade or quote`,
 		`:8:18: signals.rules[0].direction: is "sideways": want above, below, cross_up or cross_down`,
 		`:9:19: signals.rules[0].hysteresis: is -1: want 0 or more`,
@@ -264,6 +262,37 @@ func TestMistakes(t *testing.T) {
 	for _, f := range files {
 		if !tested[filepath.Base(f)] {
 			t.Errorf("%s is not in the table", f)
+		}
+	}
+}
+
+// warnings are testdata/NAME.warn.yaml, which are legal, and all that is said of each.
+var warnings = []struct {
+	name string
+	want []string
+}{
+	{"rules_that_never_fire", []string{
+		`:5:7: warning: stream.feeds[1]: no rule of signals.rules watches venue coinbase, symbols BTC-USD: what it sends is recorded and fires nothing`,
+		`:12:7: warning: signals.rules[0]: rule "case" watches no symbol of stream.feeds (venues [], symbols [btcusdt], in their case): it never fires`,
+		`:13:93: warning: signals.rules[1].threshold: is 150: rsi is never above that, it is 0 to 100: the rule cannot fire`,
+		`:14:142: warning: signals.rules[2].hysteresis: is 70: rsi is 0 to 100 and never comes back to -5: the rule is not armed (again)`,
+		`:15:114: warning: signals.rules[3].threshold: is -5: spread is never below that, it is 0 to +Inf: the rule cannot fire`,
+	}},
+}
+
+func TestWarnings(t *testing.T) {
+	for _, tc := range warnings {
+		file := filepath.Join("testdata", tc.name+".warn.yaml")
+		_, findings, err := Load(file, environment)
+		if err != nil || findings.Err() != nil {
+			t.Fatalf("%v, %v", err, findings.Err())
+		}
+		var got []string
+		for _, f := range findings {
+			got = append(got, strings.TrimPrefix(f.String(), file))
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
 		}
 	}
 }
