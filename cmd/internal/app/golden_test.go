@@ -1,15 +1,11 @@
 package app_test
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"errors"
-	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/bus/bustest"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -18,46 +14,7 @@ import (
 // build left, and returns where it is.
 func goldenFolder(t *testing.T, name string) string {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", "golden", name+".tar.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := t.TempDir()
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return root
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !filepath.IsLocal(h.Name) {
-			t.Fatalf("the archive names %q", h.Name)
-		}
-		path := filepath.Join(root, h.Name) //nolint:gosec // local, see above
-		if h.Typeflag == tar.TypeDir {
-			err = os.MkdirAll(path, 0o750)
-		} else {
-			err = unpackFile(path, r)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func unpackFile(path string, from io.Reader) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, from) //nolint:gosec // an archive of ours
-	return errors.Join(err, f.Close())
+	return bustest.UnpackFolder(t, filepath.Join("testdata", "golden", name+".tar.gz"))
 }
 
 // tradingLogs are the last entry of each order and all fills of a folder's Kafka,
