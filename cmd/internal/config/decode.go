@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -84,6 +85,7 @@ type decoder struct {
 // A list replaces the default list whole; a map entry replaces or adds one.
 func decode(file string, src []byte, lookup func(string) (string, bool), dst any) (*decoder, Findings) {
 	d := &decoder{file: file, lookup: lookup, places: make(map[string]ast.Node)}
+	src = bytes.TrimPrefix(src, []byte("\ufeff")) // some editors begin a file with a byte order mark
 	doc, err := parser.ParseBytes(src, 0)
 	if err != nil {
 		d.syntax(err)
@@ -105,6 +107,9 @@ func (d *decoder) syntax(err error) {
 	var located yaml.Error
 	if errors.As(err, &located) {
 		f.Message = located.GetMessage()
+		if strings.Contains(f.Message, "found character '\t'") {
+			f.Message = "a tab character: indent with spaces"
+		}
 		if t := located.GetToken(); t != nil && t.Position != nil {
 			f.Line, f.Column = t.Position.Line, t.Position.Column
 		}
@@ -156,6 +161,9 @@ func (d *decoder) locate(problems component.Problems) Findings {
 				break
 			}
 			path = path[:cut]
+		}
+		if list, _, inList := strings.Cut(p.Path, "["); inList && d.places[list] == nil {
+			f.Message += fmt.Sprintf("; the file does not give %s, so its default applies: give the list", list)
 		}
 		out = append(out, f)
 	}
@@ -215,6 +223,10 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 	case v.Kind() == reflect.Map:
 		d.entries(n, v, path)
 	case v.Kind() == reflect.Interface:
+		if text := n.GetToken().Value; isNumber(n) && !plainNumber.MatchString(text) {
+			d.addf(n, path, "want a number in decimal digits, have %q", text)
+			return
+		}
 		var decoded any
 		if err := yaml.NodeToValue(n, &decoded); err != nil {
 			d.addf(n, path, "%v", plain(err))
@@ -344,6 +356,10 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string) {
 		text = str.Value
 		quoted = str.Token.Type.String() == "DoubleQuote" || str.Token.Type.String() == "SingleQuote"
 	}
+	if strings.Contains(variable.ReplaceAllString(strings.ReplaceAll(text, "$$", ""), ""), "${") {
+		d.addf(n, path, "has a ${ that begins no variable: want ${NAME} or ${NAME:-default}, or $$ for a dollar sign")
+		return
+	}
 	replaced, missing := expand(text, d.lookup)
 	if missing != "" {
 		d.addf(n, path, "environment variable %s is not set: set it, or write ${%s:-default}", missing, missing)
@@ -373,9 +389,35 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string) {
 		d.addf(n, path, "want %s, have the text %q: take the quotes away", want(v.Type()), text)
 		return
 	}
+	// A number is taken as it is written or refused: YAML would read 4.5 as 4 where a
+	// whole number is wanted, 010 as 8 and 1_000 as 1000.
+	form := plainNumber
+	switch {
+	case v.CanInt(), v.CanUint():
+		form = wholeNumber
+	case !v.CanFloat():
+		form = nil
+	}
 	if err := yaml.Unmarshal([]byte(text), v.Addr().Interface()); err != nil {
 		d.addf(n, path, "want %s, have %q", want(v.Type()), text)
+	} else if form != nil && !form.MatchString(text) {
+		d.addf(n, path, "want %s in decimal digits, have %q", want(v.Type()), text)
 	}
+}
+
+// Numbers as people write them: decimal digits, no leading zero.
+var (
+	wholeNumber = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*)$`)
+	plainNumber = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
+)
+
+// isNumber reports whether YAML reads a node as a number.
+func isNumber(n ast.Node) bool {
+	switch n.(type) {
+	case *ast.IntegerNode, *ast.FloatNode:
+		return true
+	}
+	return false
 }
 
 var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^}]*)?\}`)

@@ -31,6 +31,10 @@ var mistakes = []struct {
 		`:9:22: execution.accounts[2].settings.paper.taker_bps: is -1: want 0 to 1000 basis points with at most 4 decimals`,
 		`:10:25: execution.accounts[2].settings.paper.default_size: is 0: want an amount of quote currency above 0`,
 	}},
+	{"account_renamed", []string{
+		`: signals.strategies[0].account: unknown account "paper": want one of execution.accounts: main; the file does not give signals.strategies, so its default applies: give the list`,
+		`: signals.strategies[1].account: unknown account "paper": want one of execution.accounts: main; the file does not give signals.strategies, so its default applies: give the list`,
+	}},
 	{"anchors", []string{
 		`:2:15: signals.strategies: anchors and aliases are not used here: write the value out`,
 	}},
@@ -167,6 +171,16 @@ var mistakes = []struct {
 	}},
 	{"no_feeds", []string{
 		`:2:10: stream.feeds: is empty: want at least one feed`,
+	}},
+	{"numbers", []string{
+		`:3:15: kafka.partitions: want a whole number in decimal digits, have "010"`,
+		`:9:24: signals.rules[0].params.period: want a number in decimal digits, have "0x10"`,
+		`:12:23: signals.rules[0].debounce_ticks: want a whole number in decimal digits, have "1.9"`,
+		`:16:16: agents.concurrency: want a whole number in decimal digits, have "1_6"`,
+		`:18:17: agents.llm.max_tokens: want a whole number in decimal digits, have "1e3"`,
+	}},
+	{"open_variable", []string{
+		`:2:8: clickhouse.url: has a ${ that begins no variable: want ${NAME} or ${NAME:-default}, or $$ for a dollar sign`,
 	}},
 	{"rule", []string{
 		`:7:15: signals.rules[0].source: is "candle": want trade or quote`,
