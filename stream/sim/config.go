@@ -89,8 +89,8 @@ func (c *Config) Validate() component.Problems {
 	}
 	if host, _, err := net.SplitHostPort(c.Listen); err != nil {
 		p.Addf("listen", "%q is not host:port", c.Listen)
-	} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		p.Warnf("listen", "%q is not a loopback address: anyone who reaches it can inject faults", c.Listen)
+	} else if !component.IsLoopback(host) {
+		p.Addf("listen", "%q is not a loopback address: the simulator asks nobody for a password, and who reaches it can inject faults", c.Listen)
 	}
 	if !(c.Rate > 0 && c.Rate <= 5e6) {
 		p.Addf("rate", "%v: want more than 0 and at most 5000000 trades a second", c.Rate)

@@ -125,7 +125,7 @@ func Start(ctx context.Context, cfg Config, env component.Env) (*Sim, error) {
 	}
 	s.addr = lis.Addr().String()
 	s.ctx, s.cancel = context.WithCancel(ctx)
-	s.http = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{Handler: component.RefuseBrowsers(s.routes()), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	s.wg.Add(2)
 	go func() {
 		defer s.wg.Done()

@@ -50,8 +50,11 @@ type Embedded struct {
 func (e *Embedded) Validate() component.Problems {
 	var p component.Problems
 	for _, a := range []struct{ path, value string }{{"kafka", e.Kafka}, {"clickhouse", e.ClickHouse}} {
-		if _, _, err := net.SplitHostPort(a.value); a.value != "" && err != nil {
-			p.Addf(a.path, "%q is no address: want host:port, or nothing for the default", a.value)
+		if a.value == "" {
+			continue
+		}
+		if err := obs.CheckAddress(a.value); err != nil {
+			p.Addf(a.path, "%v: want host:port, or nothing for the default", err)
 		}
 	}
 	return p
@@ -82,10 +85,26 @@ func (c *Config) Validate() component.Problems {
 	p.Under("execution", c.Execution.Validate())
 	p.Under("sinks", c.Sinks.Validate())
 	c.accounts(&p)
+	c.checkListeners(&p)
 	if p.Err() == nil {
 		c.checkWatched(&p)
 	}
 	return p
+}
+
+// checkListeners refuses one address for two listeners.
+func (c *Config) checkListeners(p *component.Problems) {
+	taken := make(map[string]string)
+	for _, l := range []struct{ path, addr string }{{"http.listen", c.HTTP.Listen}, {"embedded.kafka", c.Embedded.Kafka}, {"embedded.clickhouse", c.Embedded.ClickHouse}} {
+		_, port, err := net.SplitHostPort(l.addr)
+		if err != nil || port == "0" {
+			continue
+		}
+		if other, ok := taken[port]; ok {
+			p.Addf(l.path, "is %s: %s has that port", l.addr, other)
+		}
+		taken[port] = l.path
+	}
 }
 
 // checkWatched warns of feeds that no rule watches, and of rules that watch no feed:

@@ -6,12 +6,15 @@ package obs
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -83,7 +86,9 @@ func NewRegistry(version string) *prometheus.Registry {
 
 // HTTPConfig is where metrics and health are served.
 type HTTPConfig struct {
-	Listen string `yaml:"listen" doc:"host:port of /metrics, /livez, /readyz and /health; empty takes 127.0.0.1:9464, or a free port where that is busy; off serves nothing"`
+	Listen   string           `yaml:"listen" doc:"host:port of /metrics, /livez, /readyz and /health; empty takes 127.0.0.1:9464, or a free port where that is busy; off serves nothing. Beyond loopback user and password are needed"`
+	User     string           `yaml:"user" doc:"user name that /metrics and /health ask for (HTTP basic authentication); empty asks for none. /livez and /readyz never ask"`
+	Password component.Secret `yaml:"password" doc:"its password"`
 }
 
 // DefaultListen is where metrics are served unless configured.
@@ -93,11 +98,28 @@ const DefaultListen = "127.0.0.1:9464"
 func (c *HTTPConfig) Validate() component.Problems {
 	var p component.Problems
 	if c.Listen != "" && c.Listen != "off" {
-		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-			p.Addf("listen", "%q is no address: want host:port, off, or nothing for %s", c.Listen, DefaultListen)
+		if err := CheckAddress(c.Listen); err != nil {
+			p.Addf("listen", "%v: want host:port, off, or nothing for %s", err, DefaultListen)
+		} else if !component.IsLoopback(c.Listen) && (c.User == "" || c.Password.IsZero()) {
+			p.Addf("listen", "is %s, which other machines reach: want user and password beside it, or a loopback address; metrics carry positions and profit", c.Listen)
 		}
 	}
+	if (c.User == "") != (c.Password.IsZero()) {
+		p.Addf("user", "user and password go together: want both or none")
+	}
 	return p
+}
+
+// CheckAddress returns an error for what is no host:port that a server can listen on.
+func CheckAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is no address", addr)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q has the port %q, not one of 0 to 65535", addr, port)
+	}
+	return nil
 }
 
 // Server serves metrics and health.
@@ -119,12 +141,16 @@ func Serve(c HTTPConfig, metrics *prometheus.Registry, health http.Handler, log 
 		return nil, fmt.Errorf("serving metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: metrics}))
+	mux.Handle("GET /metrics", c.authenticate(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: metrics})))
 	mux.Handle("GET /livez", health)
 	mux.Handle("GET /readyz", health)
-	mux.Handle("GET /health", health)
+	mux.Handle("GET /health", c.authenticate(health))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, links)
+	})
 	s := &Server{addr: l.Addr().String(), done: make(chan struct{}), http: &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: component.RefuseBrowsers(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}
 	go func() {
@@ -134,6 +160,31 @@ func Serve(c HTTPConfig, metrics *prometheus.Registry, health http.Handler, log 
 		}
 	}()
 	return s, nil
+}
+
+// links is what a browser shows at the root.
+const links = `<!doctype html><title>autohedge</title><h1>autohedge</h1>
+<ul><li><a href="/metrics">/metrics</a> for Prometheus<li><a href="/health">/health</a> every dependency, as JSON
+<li><a href="/readyz">/readyz</a> may it be sent work<li><a href="/livez">/livez</a> does it live</ul>
+`
+
+// authenticate asks for the configured user and password, if there are any.
+func (c *HTTPConfig) authenticate(next http.Handler) http.Handler {
+	if c.User == "" {
+		return next
+	}
+	// Digests are of one length, so that comparing them tells nothing of what they are of.
+	wantUser, wantPassword := sha256.Sum256([]byte(c.User)), sha256.Sum256([]byte(c.Password.Reveal()))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		gotUser, gotPassword := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
+		if subtle.ConstantTimeCompare(gotUser[:], wantUser[:])&subtle.ConstantTimeCompare(gotPassword[:], wantPassword[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="autohedge"`)
+			http.Error(w, "a user name and a password are needed", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Listen opens a configured address, or the default, or a free port of the
