@@ -41,7 +41,9 @@ type Role struct {
 	// crash, in tests, ends the role at a site by returning an error; openBroker
 	// opens an account, tests put a broker of their own there.
 	crash      func(crashSite) error
+	confirm    func(context.Context) error // in place of the owner's, in tests
 	openBroker func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error)
+	profile    func(broker.Profile) broker.Profile // of an account; changed in tests
 }
 
 // New builds the role; Run starts it. The configuration must be valid.
@@ -64,6 +66,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
 		},
+		profile: func(p broker.Profile) broker.Profile { return p },
 	}
 	for i := range cfg.Accounts {
 		r.accounts[cfg.Accounts[i].Name] = &r.cfg.Accounts[i]

@@ -111,7 +111,7 @@ func TestRestingOrders(t *testing.T) {
 	r = w.start(nil)
 	w.quote("49988.00", "0.5", "49989.00", "0.015")
 	w.wantStates(d, "submitting accepted partially_filled")
-	w.quote("49988.00", "0.5", "49989.00", "0.015")
+	w.quote("49988.00", "0.5", "49988.50", "0.015")
 	w.wantStates(d, "submitting accepted partially_filled filled")
 	n := len(all[*event.Position](w, event.TopicPositions))
 	w.until("marks go on", func() bool { return len(all[*event.Position](w, event.TopicPositions)) > n+2 })
@@ -286,27 +286,6 @@ func TestUnknownBlocks(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestLostLedger: a broker that had an order and does not know it any more blocks
-// the account; the order is not called not placed.
-func TestLostLedger(t *testing.T) {
-	w := newWorld(t)
-	r := w.start(nil)
-	w.quote("50000.00", "0.5", "50001.00", "0.5")
-	w.seesQuote(r)
-	d := w.decision(event.Buy, "0.02", "50000.5")
-	d.Type, d.TIF, d.LimitPrice = event.Limit, event.GTC, event.Some(dec("49990"))
-	w.decide(d)
-	w.wantStates(d, "submitting accepted")
-	r.drain()
-	w.paths.PaperDir += "-lost"
-	r = w.start(nil)
-	w.quote("50000.00", "0.5", "50001.00", "0.5")
-	w.seesQuote(r)
-	w.wantStates(d, "submitting accepted unknown:lost")
-	w.wantStates(w.decide(w.decision(event.Buy, "0.01", "50000.5")), "risk_rejected:unknown_order")
-	r.drain()
 }
 
 // TestOrderRateSurvivesRestart: what was sent is counted from the order log.

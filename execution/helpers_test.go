@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/autohedge/autohedge/execution/broker"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
@@ -141,6 +143,32 @@ func (w *world) decide(d *event.Decision) *event.Decision {
 	return d
 }
 
+// env discards logs and metrics; those of a role that runs can be asked for.
+func (w *world) env() component.Env { return component.Discard() }
+
+// metric is the sum of a metric of the role, by its name without prefix.
+func (r *running) metric(name string) float64 {
+	r.t.Helper()
+	g, ok := r.role.env.Metrics.(prometheus.Gatherer)
+	if !ok {
+		r.t.Fatalf("metrics are of type %T", r.role.env.Metrics)
+	}
+	all, err := g.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range all {
+		if f.GetName() != "autohedge_execution_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return sum
+}
+
 // running is a role that runs.
 type running struct {
 	t    testing.TB
@@ -165,7 +193,7 @@ func (w *world) start(change func(*Role)) *running {
 
 func (w *world) run(change func(*Role)) *running {
 	w.t.Helper()
-	env := component.Discard()
+	env := w.env()
 	role, err := New(w.cfg, w.client, w.paths, env)
 	if err != nil {
 		w.t.Fatal(err)
@@ -335,7 +363,7 @@ func (w *world) audit() {
 		}
 		sum := new(big.Rat)
 		for _, f := range r.Fills {
-			want[event.FillID("paper", "paper", f.ExecID)] = f
+			want[event.FillID(venue, symbol, id, f.ExecID, f.Life)] = f
 			signed := rat(f.Qty)
 			sum.Add(sum, signed)
 			if e.Side == event.Sell {

@@ -16,6 +16,8 @@ const (
 	reasonLost        = "lost"        // the broker had it and does not know it any more
 	reasonOverfill    = "overfill"    // the broker filled more than was ordered
 	reasonNotFound    = "not_found"
+	reasonUnproven    = "unproven"    // the broker claims more than its fills prove
+	reasonWrittenOff  = "written_off" // an operator went on without the records that had it
 	reasonLogStalled  = "log_stalled" // the order log took too long to take it
 )
 
@@ -23,6 +25,9 @@ const (
 // entry to append to the order log and has moved the state to it.
 type order struct {
 	last event.OrderEvent
+	// reported is the Seq of the newest report that was taken over; it is not in the
+	// log.
+	reported uint64
 }
 
 // newOrder begins an order that passed the limits: the entry that must be
@@ -55,16 +60,26 @@ func restored(e *event.OrderEvent) *order { return &order{last: *e} }
 func (o *order) id() string              { return o.last.ClientOrderID }
 func (o *order) state() event.OrderState { return o.last.State }
 
-// left is the quantity that may still be filled.
-func (o *order) left() event.Decimal {
-	if o.state().Terminal() {
-		return event.Decimal{}
+// left is the quantity that may still become a position beyond what fills prove:
+// what is not filled, or what the broker claims beyond them, the larger.
+func (o *order) left(proven event.Decimal) event.Decimal {
+	until := o.claimed()
+	if !o.state().Terminal() && until.Cmp(o.last.Qty) < 0 {
+		until = o.last.Qty
 	}
-	l, err := ledger.Sub(o.last.Qty, o.last.FilledQty)
+	l, err := ledger.Sub(until, proven)
 	if err != nil || l.Sign() < 0 {
 		return event.Decimal{}
 	}
 	return l
+}
+
+// claimed is the filled quantity that the order log claims.
+func (o *order) claimed() event.Decimal {
+	if c := o.last.ClaimedQty; c.Valid && c.Decimal.Cmp(o.last.FilledQty) > 0 {
+		return c.Decimal
+	}
+	return o.last.FilledQty
 }
 
 // stamp is what the caller knows of the moment of an entry.
@@ -103,6 +118,19 @@ func (o *order) notPlaced(reason, detail string, at stamp) (event.OrderEvent, bo
 	return o.next(event.OrderNotPlaced, reason, detail, at), true
 }
 
+// writtenOff ends an order that an operator went on without: what its fills prove
+// is what it came to.
+func (o *order) writtenOff(proven, notional event.Decimal, detail string, at stamp) event.OrderEvent {
+	state := o.state()
+	if !state.Terminal() {
+		state = event.OrderCanceled
+	}
+	e := o.next(state, reasonWrittenOff, detail, at)
+	e.FilledQty, e.FilledNotional, e.ClaimedQty = proven, notional, event.NullDecimal{}
+	o.last = e
+	return e
+}
+
 // unconfirmed reports whether the broker has never said that it has the order.
 func (o *order) unconfirmed() bool {
 	return (o.state() == event.OrderSubmitting || o.state() == event.OrderUnknown) && o.last.BrokerOrderID == ""
@@ -111,24 +139,32 @@ func (o *order) unconfirmed() bool {
 // adopt takes over what the broker reports and returns the entries that lead
 // there; reports are absolute, so that one which tells nothing new gives none.
 // Fills are counted once they are in the log of fills, whatever state the broker
-// calls the order in; a terminal state changes only by fills that come late.
+// calls the order in; a terminal state changes only by fills that come late. While
+// the broker claims more than its fills prove, the order stays open and says so.
 func (o *order) adopt(r *broker.Report, at stamp) ([]event.OrderEvent, error) {
+	claimed, err := r.Claimed(o.last.Qty)
+	if err != nil {
+		return nil, err
+	}
+	o.reported = max(o.reported, r.Seq)
 	var out []event.OrderEvent
 	add := func(s event.OrderState, reason, detail string) *event.OrderEvent {
 		e := o.next(s, reason, detail, at)
 		e.BrokerOrderID, e.BrokerTime = r.BrokerOrderID, r.Time
+		e.ClaimedQty = event.NullDecimal{}
 		o.last = e
 		out = append(out, e)
 		return &out[len(out)-1]
 	}
 	waiting := o.state() == event.OrderSubmitting || o.state() == event.OrderUnknown
-	if r.State == event.OrderRejected && waiting && len(r.Fills) == 0 {
+	if r.State == event.OrderRejected && waiting && claimed.IsZero() {
 		add(event.OrderRejected, r.Reason, r.Detail)
 		return out, nil
 	}
+	said := o.last.ClaimedQty
 	if waiting && o.last.FilledQty.IsZero() {
 		add(event.OrderAccepted, "", "")
-		waiting = false
+		waiting, said = false, event.NullDecimal{}
 	}
 	var qty, notional event.Decimal
 	for i := range r.Fills {
@@ -157,17 +193,42 @@ func (o *order) adopt(r *broker.Report, at stamp) ([]event.OrderEvent, error) {
 		e := add(state, reason, detail)
 		e.FilledQty, e.FilledNotional, e.BrokerTime = qty, notional, f.Time
 		o.last = *e
+		waiting, said = false, event.NullDecimal{}
+	}
+	if claimed.Cmp(o.last.FilledQty) > 0 {
+		if !waiting && said.Valid && said.Decimal.Cmp(claimed) == 0 {
+			return out, nil
+		}
+		e := add(o.unprovenState(), reasonUnproven, fmt.Sprintf("the broker claims that %s of %s is filled, its fills prove %s", claimed, o.last.Qty, o.last.FilledQty))
+		e.ClaimedQty = event.Some(claimed)
+		o.last = *e
+		return out, nil
 	}
 	switch {
 	case o.state().Terminal():
-	case r.State == event.OrderFilled: // but its fills do not add up to it
-		if e, ok := o.unknown(reasonUnconfirmed, fmt.Sprintf("the broker calls it filled and reports fills of %s of %s", qty, o.last.Qty), at); ok {
-			out = append(out, e)
+		if said.Valid { // which it does not claim any more
+			add(o.state(), "", "")
 		}
 	case r.State.Terminal():
 		add(r.State, r.Reason, r.Detail)
-	case waiting: // an order with fills whose state was lost for a while
-		add(event.OrderPartiallyFilled, "", "")
+	case waiting || said.Valid: // an order with fills whose state was lost, or whose fills were, for a while
+		state := event.OrderPartiallyFilled
+		if o.last.FilledQty.IsZero() {
+			state = event.OrderAccepted
+		}
+		add(state, "", "")
 	}
 	return out, nil
+}
+
+// unprovenState is the state of an order of which fills are missing: it is not done,
+// whatever the broker calls it, unless it was before.
+func (o *order) unprovenState() event.OrderState {
+	switch {
+	case o.state().Terminal():
+		return o.state()
+	case o.last.FilledQty.IsZero():
+		return event.OrderAccepted
+	}
+	return event.OrderPartiallyFilled
 }

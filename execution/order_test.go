@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the expected output into testdata
 // what happens to one order, the lines under them what is appended to its log.
 //
 //	> submit QTY
-//	> report STATE[:REASON] [QTY@PRICE ...]   the broker's report, all fills so far
+//	> report STATE[:REASON] [QTY@PRICE ...] [=QTY]   the broker's report, all fills so far, and their sum
 //	> unknown REASON
 //	> not_placed REASON
 //	> restart                                 continue from the last entry
@@ -68,6 +68,9 @@ func runOrderScript(t *testing.T, text string) string {
 				fmt.Fprintf(&out, " %s", e.BrokerOrderID)
 			}
 			fmt.Fprintf(&out, " %s/%s worth %s", e.FilledQty, e.Qty, e.FilledNotional)
+			if e.ClaimedQty.Valid {
+				fmt.Fprintf(&out, " of claimed %s", e.ClaimedQty)
+			}
 			if e.Reason != "" || e.Detail != "" {
 				fmt.Fprintf(&out, " (%s: %s)", e.Reason, e.Detail)
 			}
@@ -109,6 +112,10 @@ func runOrderScript(t *testing.T, text string) string {
 				t.Fatal(err)
 			}
 			for i, f := range words[2:] {
+				if claim, ok := strings.CutPrefix(f, "="); ok {
+					r.FilledQty = event.Some(event.MustDecimal(claim))
+					continue
+				}
 				qty, price, _ := strings.Cut(f, "@")
 				r.Fills = append(r.Fills, broker.Execution{ExecID: strconv.Itoa(i), Qty: event.MustDecimal(qty), Price: event.MustDecimal(price)})
 			}
@@ -132,11 +139,25 @@ func runOrderScript(t *testing.T, text string) string {
 
 func TestLeft(t *testing.T) {
 	o := restored(&event.OrderEvent{State: event.OrderPartiallyFilled, Qty: event.MustDecimal("3"), FilledQty: event.MustDecimal("1")})
-	if got := o.left(); got.Cmp(event.MustDecimal("2")) != 0 {
-		t.Errorf("left %s of a working order", got)
-	}
-	o.last.State = event.OrderCanceled
-	if got := o.left(); !got.IsZero() {
-		t.Errorf("left %s of a canceled order", got)
+	for _, c := range []struct {
+		state           event.OrderState
+		claimed, proven string
+		want            string
+	}{
+		{event.OrderPartiallyFilled, "", "1", "2"},
+		{event.OrderPartiallyFilled, "2", "1", "2"},
+		{event.OrderPartiallyFilled, "4", "1", "3"}, // filled beyond what was ordered
+		{event.OrderCanceled, "", "1", "0"},
+		{event.OrderCanceled, "", "0.5", "0.5"}, // the order log knows of a fill that is not recorded
+		{event.OrderCanceled, "2", "1", "1"},
+		{event.OrderCanceled, "", "3", "0"},
+	} {
+		o.last.State, o.last.ClaimedQty = c.state, event.NullDecimal{}
+		if c.claimed != "" {
+			o.last.ClaimedQty = event.Some(event.MustDecimal(c.claimed))
+		}
+		if got := o.left(event.MustDecimal(c.proven)); got.Cmp(event.MustDecimal(c.want)) != 0 {
+			t.Errorf("%+v: %s is left", c, got)
+		}
 	}
 }

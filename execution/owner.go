@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -18,16 +17,6 @@ import (
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
-
-// account is one account as its owner holds it.
-type account struct {
-	cfg     *Account
-	broker  broker.Broker
-	profile broker.Profile
-	gate    *risk.Gate
-	// outgoing are the orders that stand in the order log and wait to be sent.
-	outgoing chan *outgoing
-}
 
 // working is an order that is not done, with what the machine's clock says of it.
 type working struct {
@@ -57,6 +46,8 @@ type owner struct {
 	// while it waits for acknowledgements. It comes before mu.
 	settling sync.Mutex
 	nextMark int64
+	// contradictions are the reasons for which accounts were halted here, by order.
+	contradictions map[string]string
 
 	// mu is never held while anything is waited for. Of an open order, who holds
 	// settling changes state, under both, and the sender sentAt and sending.
@@ -64,7 +55,9 @@ type owner struct {
 	book     *ledger.Book
 	orders   *orders
 	open     map[string]*working // those that are not done
-	unknowns int
+	unknown  map[string]struct{} // those whose outcome is not known
+	unknowns int                 // as the gauge has it
+	doubts   map[string]*doubt   // those of which more is claimed than proven
 
 	saved saved
 }
@@ -74,7 +67,7 @@ type owner struct {
 func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (*owner, error) {
 	o := &owner{
 		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account),
-		open: make(map[string]*working),
+		open: make(map[string]*working), unknown: make(map[string]struct{}), doubts: make(map[string]*doubt), contradictions: make(map[string]string),
 	}
 	var err error
 	o.producer, err = r.client.Own(ctx, bus.OwnConfig{
@@ -102,13 +95,8 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		if err != nil {
 			return nil, err
 		}
-		b, err := r.openBroker(ctx, spec.New, broker.Account{
-			Name: name, Settings: cfg.Settings, Dir: filepath.Join(r.paths.PaperDir, name), Env: r.env.With("broker"),
-		})
-		if err != nil {
-			return nil, fmt.Errorf("opening account %s: %w", name, err)
-		}
-		o.accounts[name] = &account{cfg: cfg, broker: b, profile: spec.New.Profile, gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
+		o.accounts[name] = &account{cfg: cfg, broker: newGatedBroker(), profile: r.profile(spec.New.Profile), gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
+		r.metrics.refused.Inc()
 	}
 	rec, err := o.remember(ctx)
 	if err != nil {
@@ -119,7 +107,12 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		if !ord.state().Terminal() {
 			o.open[id] = &working{order: ord}
 		}
+		if ord.state() == event.OrderUnknown {
+			o.unknown[id] = struct{}{}
+		}
 	}
+	o.unknowns = len(o.unknown)
+	r.metrics.unknown.Add(float64(o.unknowns))
 	for name, times := range rec.charged {
 		if acc := o.accounts[name]; acc != nil {
 			for _, t := range times {
@@ -129,13 +122,8 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	}
 	o.settling.Lock()
 	defer o.settling.Unlock()
-	if err := o.reconcile(ctx, rec.filled); err != nil {
+	if err := o.openAccounts(ctx, rec.conflicts); err != nil {
 		return nil, err
-	}
-	for _, acc := range o.accounts {
-		if t, simulates := acc.broker.(broker.QuoteTaker); simulates {
-			r.market.join(t)
-		}
 	}
 	o.nextMark = o.now() + int64(r.cfg.MarkInterval)
 	ok = true
@@ -145,14 +133,40 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 // ownerKey is what the owner of a partition owns.
 func ownerKey(partition int32) string { return fmt.Sprintf("execution.%d", partition) }
 
+// openAccounts opens the accounts' brokers and brings the logs to what they say. Where
+// the log of fills contradicts itself, the account is halted first.
+func (o *owner) openAccounts(ctx context.Context, conflicts map[string]string) error {
+	for account, why := range conflicts {
+		o.role.metrics.contradictions.Inc()
+		if err := o.haltAccount(ctx, account, why); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.accounts)) {
+		if err := o.openAccount(ctx, o.accounts[name]); err != nil {
+			return err
+		}
+	}
+	// Orders of accounts that are not configured any more.
+	if err := o.reconcile(ctx, func(account string) bool { return o.accounts[account] == nil }); err != nil {
+		return err
+	}
+	for _, k := range o.book.Behind() {
+		if err := o.record(ctx, k, event.Lineage{Topic: event.TopicFills, Partition: o.partition}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // reconcile asks the brokers about every order that is not done, and about those
-// whose fills the log of fills lacks, and records the positions that a crash left
-// behind.
-func (o *owner) reconcile(ctx context.Context, filled map[string]event.Decimal) error {
-	for _, id := range slices.Sorted(maps.Keys(o.orders.whole)) {
-		ord := o.orders.of(id)
-		w := o.open[id]
-		differs := filled[id].Cmp(ord.last.FilledQty) != 0
+// whose recorded fills are not what the order log claims.
+func (o *owner) reconcile(ctx context.Context, of func(account string) bool) error {
+	for _, ord := range o.remembered(func(ord *order) bool { return of(ord.last.Account) }) {
+		o.mu.Lock()
+		w := o.open[ord.id()]
+		differs := o.book.Proven(ord.id()).Cmp(ord.claimed()) != 0
+		o.mu.Unlock()
 		if w == nil && !differs {
 			continue
 		}
@@ -173,9 +187,7 @@ func (o *owner) reconcile(ctx context.Context, filled map[string]event.Decimal) 
 				return err
 			}
 		}
-	}
-	for _, k := range o.book.Behind() {
-		if err := o.record(ctx, k, event.Lineage{Topic: event.TopicFills, Partition: o.partition}); err != nil {
+		if err := o.weigh(ctx, w, nil); err != nil {
 			return err
 		}
 	}
@@ -194,15 +206,19 @@ func (o *owner) close() {
 		o.role.env.Log.Warn("closing the producer", "partition", o.partition, "err", err)
 	}
 	for name, acc := range o.accounts {
-		if t, simulates := acc.broker.(broker.QuoteTaker); simulates {
+		if t, simulates := acc.broker.simulator(); simulates {
 			o.role.market.leave(t)
+		}
+		if acc.broker.refused() != nil {
+			o.role.metrics.refused.Dec()
 		}
 		if err := acc.broker.Close(); err != nil {
 			o.role.env.Log.Warn("closing the broker", "account", name, "err", err)
 		}
 	}
 	o.role.metrics.unknown.Sub(float64(o.unknowns))
-	o.unknowns = 0
+	o.role.metrics.unproven.Sub(float64(len(o.doubts)))
+	o.unknowns, o.doubts = 0, nil
 }
 
 // consume handles decisions until the partition is lost or drained.
@@ -278,9 +294,7 @@ func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) erro
 	ord, w := o.orders.of(r.ClientOrderID), o.open[r.ClientOrderID]
 	o.mu.Unlock()
 	if ord == nil || ord.last.Account != acc.cfg.Name {
-		o.role.metrics.orphans.Inc()
-		o.role.env.Log.Error("leaving out a report on an order that the order log does not know, or that was done long ago", "account", acc.cfg.Name, "order", r.ClientOrderID, "state", r.State)
-		return nil
+		return o.foreign(ctx, acc, r)
 	}
 	if w == nil {
 		w = &working{order: ord} // done, but a fill may come late
@@ -288,7 +302,7 @@ func (o *owner) report(ctx context.Context, acc *account, r *broker.Report) erro
 	if w.state() == event.OrderNotPlaced {
 		// The broker took longer than its profile allows: nothing it says about
 		// what it does not have can be believed.
-		if _, err := o.role.board.halt(ctx, scopeAccount+w.last.Account, "execution", fmt.Sprintf("order %s was called not placed, and the broker has it", w.id())); err != nil {
+		if err := o.haltAccount(ctx, w.last.Account, fmt.Sprintf("order %s was called not placed, and the broker has it", w.id())); err != nil {
 			return err
 		}
 	}
@@ -392,6 +406,12 @@ func (o *owner) tick(ctx context.Context, machine time.Time) error {
 			o.cancelHalted(ctx, w)
 		}
 	}
+	if err := o.pursue(ctx, machine); err != nil {
+		return err
+	}
+	if err := o.openRefused(ctx, machine); err != nil {
+		return err
+	}
 	if now := o.now(); now >= o.nextMark {
 		o.nextMark = now + int64(cfg.MarkInterval)
 		return o.markAll(ctx)
@@ -406,7 +426,7 @@ func (o *owner) cancelHalted(ctx context.Context, w *working) {
 	}
 	why := o.role.board.halted(w.last.Account, w.last.Venue, w.last.Symbol)
 	acc := o.accounts[w.last.Account]
-	if why == "" || acc == nil {
+	if why == "" || acc == nil || acc.broker.refused() != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.role.cfg.AckTimeout)
@@ -451,11 +471,7 @@ func (o *owner) record(ctx context.Context, k ledger.Key, from event.Lineage) er
 	if _, _, err := o.producer.Publish(ctx, event.TopicPositions, []byte(k.Account), p); err != nil {
 		return err
 	}
-	m := o.role.metrics
-	m.position.WithLabelValues(k.Account, k.Strategy, k.Venue, k.Symbol).Set(p.Qty.Float64())
-	if p.Total.Valid {
-		m.pnl.WithLabelValues(k.Account, k.Strategy, k.Venue, k.Symbol, p.QuoteCurrency).Set(p.Total.Decimal.Float64())
-	}
+	o.role.metrics.showPosition(p)
 	return nil
 }
 
@@ -504,6 +520,9 @@ func (o *owner) settle(ctx context.Context) (waiting int, err error) {
 	o.settling.Lock()
 	defer o.settling.Unlock()
 	for _, w := range o.working() {
+		if acc := o.accounts[w.last.Account]; acc != nil && acc.broker.refused() != nil {
+			continue
+		}
 		if err := o.ask(ctx, w); err != nil {
 			return 0, err
 		}

@@ -3,7 +3,6 @@ package execution
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -30,6 +29,9 @@ func (o *owner) decide(ctx context.Context, rec *bus.Record, logged func()) erro
 	if err == nil && o.role.client.Partition(event.TopicOrders, []byte(d.Account)) != o.partition {
 		err = fmt.Errorf("placing decision %s: account %q does not belong to partition %d", d.ID, d.Account, o.partition)
 	}
+	if err == nil {
+		err = checkAction(d.Action)
+	}
 	if err != nil {
 		err = o.bury(ctx, rec, from, err)
 	} else {
@@ -43,6 +45,15 @@ func (o *owner) decide(ctx context.Context, rec *bus.Record, logged func()) erro
 		o.free()
 	}
 	return err
+}
+
+// checkAction refuses an action that this build does not know: it may be an order.
+func checkAction(a event.Action) error {
+	switch a {
+	case event.ActionLong, event.ActionShort, event.ActionFlat, event.ActionNone, event.ActionAbstain:
+		return nil
+	}
+	return fmt.Errorf("action %d is none that this build knows", a)
 }
 
 // judge takes a decision through the limits and reports whether anything was
@@ -100,20 +111,22 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		v.Quote = top.forRisk()
 	}
 	var err error
+	if refused := acc.broker.refused(); refused != nil {
+		v.Halted = refused.Error()
+	}
 	v.Own = o.book.Qty(ledger.Key{Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol})
 	if v.Position, err = o.book.Net(d.Account, d.Venue, d.Symbol); err != nil {
 		v.Halted = fmt.Sprintf("the position cannot be told: %v", err)
 	}
-	for _, id := range slices.Sorted(maps.Keys(o.open)) {
-		w := o.open[id]
-		if w.last.Account != d.Account {
-			continue
-		}
-		if w.state() == event.OrderUnknown {
+	v.Unknown = o.doubtfulLocked(d.Account, d.Venue, d.Symbol)
+	for id := range o.unknown {
+		if o.open[id].last.Account == d.Account && (v.Unknown == "" || id < v.Unknown) {
 			v.Unknown = id
 		}
-		if w.last.Venue != d.Venue || w.last.Symbol != d.Symbol {
-			continue
+	}
+	o.eachAtWorkLocked(func(w *order) {
+		if w.last.Account != d.Account || w.last.Venue != d.Venue || w.last.Symbol != d.Symbol {
+			return
 		}
 		sums := []*event.Decimal{&v.WorkingBuy}
 		if w.last.Side == event.Sell {
@@ -123,17 +136,30 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 			sums = append(sums, &v.OwnWorking)
 		}
 		for _, sum := range sums {
-			if *sum, err = ledger.Add(*sum, w.left()); err != nil {
+			if *sum, err = ledger.Add(*sum, w.left(o.book.Proven(w.id()))); err != nil {
 				v.Halted = fmt.Sprintf("the working orders cannot be added up: %v", err)
 			}
 		}
-	}
+	})
 	if v.Instrument != nil {
 		if v.DayPnL, err = o.book.DayPnL(acc.cfg.Name, v.Instrument.Quote, v.Now, o.role.market.prices); err != nil {
 			v.DayPnL = event.NullDecimal{}
 		}
 	}
 	return v
+}
+
+// eachAtWorkLocked calls f for each order that may still become a position: those that
+// are not done, and those of which more is claimed than proven; o.mu is held.
+func (o *owner) eachAtWorkLocked(f func(*order)) {
+	for _, w := range o.open {
+		f(w.order)
+	}
+	for id, d := range o.doubts {
+		if o.open[id] == nil {
+			f(d.order)
+		}
+	}
 }
 
 // begun counts the orders of a decision; o.mu is held.
@@ -147,7 +173,7 @@ func (o *owner) begun(decision event.ID) int {
 // put remembers an order and lets go of the oldest that are done; o.mu is held.
 func (o *owner) put(ord *order) {
 	o.orders.put(ord)
-	for _, id := range o.orders.trim(func(old *order) bool { return old.state().Terminal() }) {
+	for _, id := range o.orders.trim(func(old *order) bool { return old.state().Terminal() && o.doubts[old.id()] == nil }) {
 		o.book.Forget(id)
 	}
 }

@@ -49,13 +49,16 @@ func (o *orders) has(id string) bool {
 	return ok
 }
 
-// put remembers an order.
+// put remembers an order. Of one that a limit refused only that it was begun: no
+// broker ever tells of it, and many of them must not push those out that were sent.
 func (o *orders) put(ord *order) {
 	id := ord.id()
-	if o.of(id) == nil {
-		o.recent = append(o.recent, id)
+	if ord.state() != event.OrderRiskRejected {
+		if o.of(id) == nil {
+			o.recent = append(o.recent, id)
+		}
+		o.whole[id] = ord
 	}
-	o.whole[id] = ord
 	if !o.has(id) {
 		o.known[id] = struct{}{}
 		o.begun = append(o.begun, id)
@@ -97,22 +100,23 @@ var sources = []string{event.TopicOrders, event.TopicFills, event.TopicPositions
 type records struct {
 	next   map[string]int64 // by topic: the first offset that is not in it
 	orders *orders
-	filled map[string]event.Decimal // of whole orders: what the log of fills holds
 	// charged is when the orders of the last minute began, by account.
 	charged map[string][]int64
 	book    *ledger.Book
+	// conflicts says, by account, that the log of fills contradicts itself.
+	conflicts map[string]string
 }
 
 func newRecords() *records {
 	return &records{
-		next: make(map[string]int64), orders: newOrders(), filled: make(map[string]event.Decimal), charged: make(map[string][]int64), book: ledger.NewBook(),
+		next: make(map[string]int64), orders: newOrders(), charged: make(map[string][]int64), book: ledger.NewBook(), conflicts: make(map[string]string),
 	}
 }
 
 // settled reports whether nothing more is to be done for an order: it is done and
 // the log of fills holds all that it was filled.
 func (s *records) settled(ord *order) bool {
-	return ord.state().Terminal() && s.filled[ord.id()].Cmp(ord.last.FilledQty) == 0
+	return ord.state().Terminal() && !ord.last.ClaimedQty.Valid && s.book.Proven(ord.id()).Cmp(ord.last.FilledQty) == 0
 }
 
 // order takes an entry of the order log over.
@@ -132,18 +136,16 @@ func (s *records) order(e *event.OrderEvent) {
 // read up to about the same time.
 func (s *records) trim() {
 	for _, id := range s.orders.trim(s.settled) {
-		delete(s.filled, id)
 		s.book.Forget(id)
 	}
 }
 
-// fill takes a record of the log of fills over.
-func (s *records) fill(f *event.Fill, currency string) error {
-	applied, err := s.book.Apply(f, currency)
-	if err == nil && applied {
-		s.filled[f.ClientOrderID], err = ledger.Add(s.filled[f.ClientOrderID], f.Qty)
+// fill takes a record of the log of fills over. One that contradicts another, or
+// cannot be counted, is noted, which halts the account, and changes nothing.
+func (s *records) fill(f *event.Fill, currency string) {
+	if _, err := s.book.Apply(f, currency); err != nil {
+		s.conflicts[f.Account] = err.Error()
 	}
-	return err
 }
 
 // read reads on to the ends of the logs as they are now and returns how many records
@@ -187,7 +189,7 @@ func (s *records) take(rec *bus.Record, quoted func(venue, symbol string) string
 		if currency == "" {
 			currency = m.FeeCurrency
 		}
-		return s.fill(m, currency)
+		s.fill(m, currency)
 	case *event.Position:
 		s.book.Restore(m)
 	default:
@@ -198,23 +200,24 @@ func (s *records) take(rec *bus.Record, quoted func(venue, symbol string) string
 
 // recordsForm is the form of what a snapshot holds, savedRecords; it counts up when
 // that changes its meaning.
-const recordsForm = 1
+const recordsForm = 2
 
 // savedRecords is records as bytes, in JSON.
 type savedRecords struct {
 	Next map[string]int64 `json:"next"`
 	// Lives are the incarnations of the topics that the offsets belong to.
-	Lives   map[string]event.ID      `json:"lives"`
-	Orders  [][]byte                 `json:"orders"` // the last entry of each, oldest order first
-	Begun   []string                 `json:"begun"`
-	Filled  map[string]event.Decimal `json:"filled"`
-	Charged map[string][]int64       `json:"charged"`
-	Book    ledger.Saved             `json:"book"`
+	Lives   map[string]event.ID `json:"lives"`
+	Orders  [][]byte            `json:"orders"` // the last entry of each, oldest order first
+	Begun   []string            `json:"begun"`
+	Charged map[string][]int64  `json:"charged"`
+	Book    ledger.Saved        `json:"book"`
+	// Conflicts are those of the log of fills, by account.
+	Conflicts map[string]string `json:"conflicts,omitempty"`
 }
 
 func (s *records) encode(life func(topic string) event.ID) ([]byte, error) {
 	out := savedRecords{
-		Next: s.next, Lives: make(map[string]event.ID), Begun: s.orders.begun, Filled: s.filled, Charged: s.charged, Book: s.book.Save(),
+		Next: s.next, Lives: make(map[string]event.ID), Begun: s.orders.begun, Charged: s.charged, Book: s.book.Save(), Conflicts: s.conflicts,
 	}
 	for _, topic := range sources {
 		out.Lives[topic] = life(topic)
@@ -267,7 +270,7 @@ func decodeRecords(state []byte, life func(topic string) event.ID) (*records, er
 		s.orders.whole[e.ClientOrderID] = restored(e)
 		s.orders.recent = append(s.orders.recent, e.ClientOrderID)
 	}
-	maps.Copy(s.filled, in.Filled)
+	maps.Copy(s.conflicts, in.Conflicts)
 	maps.Copy(s.charged, in.Charged)
 	var err error
 	if s.book, err = ledger.Load(in.Book); err != nil {

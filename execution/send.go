@@ -2,12 +2,14 @@ package execution
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
 	"github.com/autohedge/autohedge/execution/risk"
+	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -62,16 +64,18 @@ func (o *owner) send(ctx context.Context, acc *account, out *outgoing) error {
 	if err := o.reach(siteSubmitting); err != nil {
 		return err
 	}
-	if time.Since(out.logged) > o.role.lease {
-		// The process may have stood still, and another may own the partition and have
-		// asked the broker about the order already.
-		if err := o.producer.Confirm(ctx); err != nil {
-			return fmt.Errorf("sending nothing of partition %d: %w", o.partition, err)
-		}
-	}
 	w := out.working
 	var sent error
-	reason, detail := o.begin(out)
+	var reason, detail string
+	unconfirmed, err := o.confirmOwner(ctx, out)
+	switch {
+	case err != nil:
+		return err
+	case unconfirmed != nil:
+		reason, detail = reasonUnconfirmed, fmt.Sprintf("never sent: until its deadline meta did not say who owns partition %d: %v", o.partition, unconfirmed)
+	default:
+		reason, detail = o.begin(out)
+	}
 	if reason == "" {
 		if halted := o.role.board.send(w.last.Account, w.last.Venue, w.last.Symbol, func() {
 			// Losing the partition must not cut a request in two.
@@ -102,6 +106,47 @@ func (o *owner) send(ctx context.Context, acc *account, out *outgoing) error {
 		return o.ask(ctx, w)
 	}
 	return nil
+}
+
+// confirmOwner makes sure, before an order is sent that waited, that nobody took the
+// partition over: the process may have stood still, and another may own the partition
+// and have asked the broker about the order already. While that cannot be told the
+// order stays unsent and it is tried again, until the order's deadline; then it
+// returns why not. Only that another is the owner is an error.
+func (o *owner) confirmOwner(ctx context.Context, out *outgoing) (unconfirmed, err error) {
+	wait := 20 * time.Millisecond
+	for attempt := 0; time.Since(out.logged) > o.role.lease; attempt++ {
+		cctx, cancel := context.WithDeadline(ctx, out.until)
+		err := o.confirm(cctx)
+		cancel()
+		switch {
+		case err == nil:
+			return nil, nil
+		case errors.Is(err, bus.ErrFenced):
+			return nil, fmt.Errorf("sending nothing of partition %d: %w", o.partition, err)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case attempt == 0:
+			o.role.env.Log.Warn("keeping an order unsent until meta says who owns its partition", "partition", o.partition, "order", out.id(), "err", err)
+		}
+		if time.Until(out.until) <= wait {
+			return err, nil
+		}
+		if !sleep(ctx, wait) {
+			return nil, ctx.Err()
+		}
+		wait = min(2*wait, time.Second)
+	}
+	return nil, nil
+}
+
+// confirm asks meta whether this process still owns the partition; tests put another
+// answer there.
+func (o *owner) confirm(ctx context.Context) error {
+	if o.role.confirm != nil {
+		return o.role.confirm(ctx)
+	}
+	return o.producer.Confirm(ctx)
 }
 
 // begin notes that an order is about to be sent, or says why it must not be any

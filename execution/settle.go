@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
@@ -41,6 +40,9 @@ func (o *owner) ask(ctx context.Context, w *working) error {
 		return nil
 	}
 	acc := o.accounts[w.last.Account]
+	if acc != nil && acc.broker.refused() != nil {
+		return nil // nobody can be asked, and nothing is sent
+	}
 	if acc == nil {
 		return o.lose(ctx, w, reasonLost, fmt.Sprintf("account %s is not configured any more", w.last.Account))
 	}
@@ -73,14 +75,30 @@ func (o *owner) ask(ctx context.Context, w *working) error {
 // then the positions, each acknowledged before the next, so that a crash in
 // between leaves nothing that the next start could not complete.
 func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
+	if o.stale(w, r) {
+		return nil
+	}
+	r, why := distinct(r)
+	if why != "" {
+		return o.contradiction(ctx, w, why)
+	}
 	currency := o.role.market.quoted(w.last.Venue, w.last.Symbol)
 	var fills []*event.Fill
-	var from []event.Lineage
 	for i := range r.Fills {
 		f := fillOf(w.order, r, i)
-		if o.seen(f.ID) || slices.ContainsFunc(fills, func(g *event.Fill) bool { return g.ID == f.ID }) {
-			continue
+		applied, err := o.applied(f)
+		if err == nil {
+			err = ledger.CheckFill(f)
 		}
+		if err != nil { // nothing of a report that contradicts the log is taken over
+			return o.contradiction(ctx, w, err.Error())
+		}
+		if !applied {
+			fills = append(fills, f)
+		}
+	}
+	var from []event.Lineage
+	for _, f := range fills {
 		partition, offset, err := o.producer.Publish(ctx, event.TopicFills, []byte(f.Account), f)
 		if err != nil {
 			return err
@@ -88,7 +106,7 @@ func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
 		if err := o.reach(siteFill); err != nil {
 			return err
 		}
-		fills, from = append(fills, f), append(from, event.Lineage{Topic: event.TopicFills, Partition: partition, Offset: offset})
+		from = append(from, event.Lineage{Topic: event.TopicFills, Partition: partition, Offset: offset})
 	}
 	events, err := o.absorb(w, r, fills, currency)
 	if err != nil {
@@ -105,7 +123,7 @@ func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
 	}
 	for _, e := range events {
 		if e.Reason == reasonOverfill {
-			if _, err := o.role.board.halt(ctx, scopeAccount+e.Account, "execution", fmt.Sprintf("order %s: %s", e.ClientOrderID, e.Detail)); err != nil {
+			if err := o.haltAccount(ctx, e.Account, fmt.Sprintf("order %s: %s", e.ClientOrderID, e.Detail)); err != nil {
 				return err
 			}
 		}
@@ -115,13 +133,15 @@ func (o *owner) take(ctx context.Context, w *working, r *broker.Report) error {
 			return err
 		}
 	}
-	return nil
+	return o.weigh(ctx, w, r)
 }
 
-func (o *owner) seen(fill event.ID) bool {
+// applied reports whether a fill is recorded already, and returns an error when it
+// is, with other content.
+func (o *owner) applied(f *event.Fill) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.book.Seen(fill)
+	return o.book.Check(f)
 }
 
 // absorb takes what a report tells over into the positions and the order, in one
@@ -149,10 +169,10 @@ func fillOf(ord *order, r *broker.Report, i int) *event.Fill {
 	from := e.Lineage
 	from.K = uint32(i)
 	return &event.Fill{
-		ID: event.FillID(e.Broker, e.Account, x.ExecID), ExecID: x.ExecID, ClientOrderID: e.ClientOrderID, BrokerOrderID: r.BrokerOrderID, Broker: e.Broker,
+		ID: event.FillID(e.Venue, e.Symbol, e.ClientOrderID, x.ExecID, x.Life), ExecID: x.ExecID, ClientOrderID: e.ClientOrderID, BrokerOrderID: r.BrokerOrderID, Broker: e.Broker,
 		DecisionID: e.DecisionID, Account: e.Account, Strategy: e.Strategy, Venue: e.Venue, Symbol: e.Symbol, Side: e.Side,
 		Price: x.Price, Qty: x.Qty, Liquidity: x.Liquidity, Fee: x.Fee, FeeCurrency: x.FeeCurrency, FeeQuote: x.FeeQuote, QuoteID: x.QuoteID,
-		Time: x.Time, Lineage: from,
+		Time: x.Time, Lineage: from, Life: x.Life,
 	}
 }
 
@@ -177,14 +197,13 @@ func (o *owner) moved(w *working) {
 	} else {
 		o.open[w.id()] = w
 	}
-	n := 0
-	for _, x := range o.open {
-		if x.state() == event.OrderUnknown {
-			n++
-		}
+	if w.state() == event.OrderUnknown {
+		o.unknown[w.id()] = struct{}{}
+	} else {
+		delete(o.unknown, w.id())
 	}
-	o.role.metrics.unknown.Add(float64(n - o.unknowns))
-	o.unknowns = n
+	o.role.metrics.unknown.Add(float64(len(o.unknown) - o.unknowns))
+	o.unknowns = len(o.unknown)
 }
 
 // log appends entries to the order log and waits until all are acknowledged.

@@ -3,8 +3,10 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -38,6 +40,8 @@ type Execution struct {
 	FeeQuote    event.Decimal   `json:"fee_quote"` // the fee in quote currency
 	QuoteID     string          `json:"quote_id,omitempty"`
 	Time        int64           `json:"time"` // Unix nanoseconds
+	// Life names the ledger that gave ExecID, where that may begin to number again.
+	Life string `json:"life,omitempty"`
 }
 
 // Report is all that the broker knows of one order at one moment: its state and
@@ -53,6 +57,35 @@ type Report struct {
 	Detail        string           `json:"detail,omitempty"`
 	Fills         []Execution      `json:"fills,omitempty"`
 	Time          int64            `json:"time"` // the broker's, Unix nanoseconds
+	// FilledQty is the cumulative quantity where the broker states it beside the
+	// fills: it may know of fills that it does not tell yet.
+	FilledQty event.NullDecimal `json:"filled_qty,omitzero"`
+}
+
+// Claimed returns the quantity that the broker says was filled of an order of that
+// quantity: the largest of what it states in one way or another.
+func (r *Report) Claimed(qty event.Decimal) (event.Decimal, error) {
+	sum, err := r.FillsQty()
+	if err != nil {
+		return sum, err
+	}
+	if r.FilledQty.Valid && r.FilledQty.Decimal.Cmp(sum) > 0 {
+		sum = r.FilledQty.Decimal
+	}
+	if r.State == event.OrderFilled && qty.Cmp(sum) > 0 {
+		sum = qty
+	}
+	return sum, nil
+}
+
+// FillsQty returns the sum of the fills.
+func (r *Report) FillsQty() (sum event.Decimal, err error) {
+	for i := range r.Fills {
+		if sum, err = ledger.Add(sum, r.Fills[i].Qty); err != nil {
+			return sum, fmt.Errorf("adding up the fills of order %s: %w", r.ClientOrderID, err)
+		}
+	}
+	return sum, nil
 }
 
 // ErrNotFound is what Query answers for an order that the broker never had. Any
@@ -116,6 +149,35 @@ type Profile struct {
 	// Immediate says that what an order came to at once is known, and cheap to
 	// Query, when Submit returns.
 	Immediate bool
+	// Keeps says that Query answers for every order that the broker ever took, at
+	// no cost: not to know one means that its records are others.
+	Keeps bool
+}
+
+// Keeper is implemented by brokers whose records are a ledger on this machine,
+// which can be lost, restored from a backup, or be another machine's.
+type Keeper interface {
+	Ledger() LedgerState
+}
+
+// LedgerState says which ledger it is.
+type LedgerState struct {
+	Path string
+	// Life names it; empty for one that was made before ledgers had names.
+	Life string
+	// Adopted is set where somebody decided to go on with it although it is not the
+	// one that took the account's orders.
+	Adopted *Adoption
+	// Open are the client order ids of the orders that are not done.
+	Open []string
+}
+
+// Adoption is a decision to go on with a ledger: what is missing in it of orders
+// until then is written off.
+type Adoption struct {
+	Who  string `json:"who"`
+	Why  string `json:"why"`
+	Time int64  `json:"time"` // Unix nanoseconds
 }
 
 // Settings is the configuration of every broker; an account uses the part of the

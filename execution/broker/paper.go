@@ -63,7 +63,7 @@ func init() {
 		Summary: "fills against live quotes, up to a share of their displayed size, with fees and slippage; keeps its ledger on disk",
 		Config:  func() any { c := DefaultPaperConfig(); return &c },
 		New: Kind{
-			Profile: Profile{Dedupe: DedupePermanent, Immediate: true},
+			Profile: Profile{Dedupe: DedupePermanent, Immediate: true, Keeps: true},
 			Validate: func(s *Settings) component.Problems {
 				var p component.Problems
 				p.Under("paper", s.Paper.Validate())
@@ -81,19 +81,11 @@ type paperOrder struct {
 	Order
 	report Report
 	left   event.Decimal
+	// crossed says that the market has been on the order's side of its limit ever
+	// since it came: what it fills there it takes, at the quote's price. Once the
+	// market was beyond the limit, the order rests, and others come to it.
+	crossed bool
 }
-
-// market is what the paper broker sees of one instrument.
-type market struct {
-	quote Quote
-	seen  bool
-	// bidTaken and askTaken are what fills took of the current quote's sizes.
-	bidTaken, askTaken event.Decimal
-	// resting orders, oldest first.
-	resting []*paperOrder
-}
-
-type instrument struct{ venue, symbol string }
 
 // Paper is the reference broker. Every change is in its ledger file, and synced,
 // before anybody hears of it; what it answers is what the file says.
@@ -102,25 +94,33 @@ type Paper struct {
 	env component.Env
 
 	// writing is held for a whole change, its sync included, and comes before mu;
-	// what both guard is changed under both. So a quote waits for no disk, unless
-	// a resting order is to be filled.
+	// what both guard is changed under both. So a quote waits for no disk: resting
+	// orders that it crosses are filled by fillCrossed, which work wakes.
 	writing sync.Mutex
 	file    *ledgerFile
+	work    chan struct{}
+	worker  sync.WaitGroup
 
 	mu      sync.Mutex
 	broken  error // why nothing is accepted any more
+	life    string
+	adopted *Adoption
 	seq     uint64
 	orders  map[string]*paperOrder
 	execs   uint64
 	changed []*paperOrder // since the account was opened, by Seq of their last report
 	wake    chan struct{} // closed and replaced when something changed
 	markets map[instrument]*market
+	crossed []*market // those with a crossing quote
 }
 
 // OpenPaper opens the account whose ledger lies in dir, or makes it. Only one
 // process can have it open.
 func OpenPaper(cfg PaperConfig, dir string, env component.Env) (*Paper, error) {
-	p := &Paper{cfg: cfg, env: env, orders: make(map[string]*paperOrder), wake: make(chan struct{}), markets: make(map[instrument]*market)}
+	p := &Paper{
+		cfg: cfg, env: env, orders: make(map[string]*paperOrder), wake: make(chan struct{}), work: make(chan struct{}, 1),
+		markets: make(map[instrument]*market),
+	}
 	file, torn, err := openLedgerFile(dir, p.replay)
 	if err != nil {
 		return nil, fmt.Errorf("opening the paper broker's ledger: %w", err)
@@ -129,17 +129,48 @@ func OpenPaper(cfg PaperConfig, dir string, env component.Env) (*Paper, error) {
 		env.Log.Warn("cut a torn entry off the paper broker's ledger", "bytes", torn)
 	}
 	p.file = file
+	p.worker.Go(func() {
+		for range p.work {
+			p.writing.Lock()
+			p.fillCrossed()
+			p.writing.Unlock()
+		}
+	})
 	return p, nil
 }
 
-// entry is one line of the ledger: what an order became.
+// Ledger implements Keeper.
+func (p *Paper) Ledger() LedgerState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := LedgerState{Path: p.file.f.Name(), Life: p.life, Adopted: p.adopted}
+	for id, o := range p.orders {
+		if !o.report.State.Terminal() {
+			s.Open = append(s.Open, id)
+		}
+	}
+	slices.Sort(s.Open)
+	return s
+}
+
+// entry is one line of the ledger: what an order became, or that a life begins.
 type entry struct {
 	Order  *Order `json:"order,omitempty"` // with the first entry of an order
-	Report Report `json:"report"`          // Fills holds only the new ones
+	Report Report `json:"report,omitzero"` // Fills holds only the new ones
+	// Crossed says of an order that came and rests that the quote crossed it.
+	Crossed bool `json:"crossed,omitempty"`
+	// Life is the random name of the ledger from here on, and Adopted why it has a
+	// new one; they are on a line of their own.
+	Life    string    `json:"life,omitempty"`
+	Adopted *Adoption `json:"adopted,omitempty"`
 }
 
 // replay applies an entry read from the file, or just written to it.
 func (p *Paper) replay(e *entry) error {
+	if e.Life != "" {
+		p.life, p.adopted = e.Life, e.Adopted
+		return nil
+	}
 	o := p.orders[e.Report.ClientOrderID]
 	switch {
 	case e.Order != nil && o != nil:
@@ -152,6 +183,10 @@ func (p *Paper) replay(e *entry) error {
 	if o == nil {
 		o = &paperOrder{Order: *e.Order, left: e.Order.Qty}
 		p.orders[o.ClientOrderID] = o
+	}
+	if e.Order != nil {
+		// Ledgers of before do not say whether an order crossed: one that took did.
+		o.crossed = e.Crossed || len(e.Report.Fills) > 0
 	}
 	fills := o.report.Fills
 	for _, f := range e.Report.Fills {
@@ -222,6 +257,7 @@ func (p *Paper) commit(o *paperOrder, e *entry) error {
 func (p *Paper) Submit(_ context.Context, o Order) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
+	p.fillCrossed()
 	po := &paperOrder{Order: o, left: o.Qty}
 	e := &entry{Order: &o, Report: Report{ClientOrderID: o.ClientOrderID, State: event.OrderAccepted}}
 	if err := p.match(po, e); err != nil {
@@ -230,193 +266,11 @@ func (p *Paper) Submit(_ context.Context, o Order) error {
 	return p.commit(po, e)
 }
 
-// match decides what becomes of a new order.
-func (p *Paper) match(o *paperOrder, e *entry) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken != nil {
-		return p.broken
-	}
-	if _, dup := p.orders[o.ClientOrderID]; dup {
-		return fmt.Errorf("submitting order %s: the client order id was used before", o.ClientOrderID)
-	}
-	r := &e.Report
-	reject := func(reason, detail string) error {
-		r.State, r.Reason, r.Detail = event.OrderRejected, reason, detail
-		return nil
-	}
-	if o.ClientOrderID == "" || o.Qty.Sign() <= 0 || (o.Side != event.Buy && o.Side != event.Sell) || (o.Type == event.Limit) != o.LimitPrice.Valid || (o.LimitPrice.Valid && o.LimitPrice.Decimal.Sign() <= 0) {
-		return reject("invalid", "the order has no id, side or quantity, or its limit price does not fit its type")
-	}
-	m := p.market(o.Venue, o.Symbol)
-	price, size, ok := p.touch(m, &o.Order)
-	if !ok && o.Type == event.Market {
-		return reject("no_quote", "there is no quote to fill against")
-	}
-	crosses := ok && (o.Type == event.Market || !worse(o.Side, price, o.LimitPrice.Decimal))
-	qty := event.Decimal{}
-	if crosses {
-		if qty = size; o.Qty.Cmp(size) < 0 {
-			qty = o.Qty
-		}
-	}
-	if o.TIF == event.FOK && qty.Cmp(o.Qty) < 0 {
-		r.State, r.Reason, r.Detail = event.OrderExpired, "fok", fmt.Sprintf("%s of %s could be filled at once", qty, o.Qty)
-		return nil
-	}
-	if qty.Sign() > 0 {
-		x, err := p.execute(o, m, price, qty, event.Taker, p.execs+1)
-		if err != nil {
-			return reject("inexact", err.Error())
-		}
-		r.Fills = append(r.Fills, x)
-		r.State = event.OrderPartiallyFilled
-	}
-	switch {
-	case qty.Cmp(o.Qty) == 0:
-		r.State = event.OrderFilled
-	case o.TIF != event.GTC || o.Type == event.Market:
-		r.State, r.Reason, r.Detail = event.OrderExpired, "ioc", fmt.Sprintf("%s of %s could be filled at once", qty, o.Qty)
-	}
-	if qty.Sign() > 0 {
-		m.take(o.Side, qty)
-	}
-	return nil
-}
-
-// touch is the price that an order would take and how much it may take there: a
-// share of the quote's size, less what earlier fills took.
-func (p *Paper) touch(m *market, o *Order) (price, left event.Decimal, ok bool) {
-	if !m.seen {
-		return price, left, false
-	}
-	price, size, taken := m.quote.Ask, m.quote.AskQty, m.askTaken
-	if o.Side == event.Sell {
-		price, size, taken = m.quote.Bid, m.quote.BidQty, m.bidTaken
-	}
-	if price.Sign() <= 0 {
-		return price, left, false
-	}
-	shown := size.Decimal
-	if !size.Valid {
-		shown = sizeFor(p.cfg.DefaultSize, price)
-	}
-	left, err := ledger.Sub(shareOf(shown, p.cfg.Participation, o.QtyStep), taken)
-	if err != nil || left.Sign() < 0 {
-		left = event.Decimal{}
-	}
-	return price, left, true
-}
-
-// take notes that a fill used some of the quote's size.
-func (m *market) take(s event.Side, qty event.Decimal) {
-	taken := &m.askTaken
-	if s == event.Sell {
-		taken = &m.bidTaken
-	}
-	if sum, err := ledger.Add(*taken, qty); err == nil {
-		*taken = sum
-	}
-}
-
-// worse reports whether price is worse than limit for an order of that side.
-func worse(s event.Side, price, limit event.Decimal) bool {
-	if s == event.Buy {
-		return price.Cmp(limit) > 0
-	}
-	return price.Cmp(limit) < 0
-}
-
-// execute makes the fill: a taker pays slippage, though never beyond its limit,
-// a resting order gets its own price.
-func (p *Paper) execute(o *paperOrder, m *market, price, qty event.Decimal, l event.Liquidity, n uint64) (Execution, error) {
-	fee := p.cfg.MakerBps
-	if l == event.Taker {
-		slipped, err := slip(price, p.cfg.SlippageBps, o.PriceTick, o.Side)
-		if err != nil {
-			return Execution{}, err
-		}
-		price, fee = slipped, p.cfg.TakerBps
-		if o.LimitPrice.Valid && worse(o.Side, price, o.LimitPrice.Decimal) {
-			price = o.LimitPrice.Decimal
-		}
-	}
-	notional, err := ledger.Mul(price, qty)
-	if err != nil {
-		return Execution{}, err
-	}
-	paid, err := feeOf(notional, fee)
-	if err != nil {
-		return Execution{}, err
-	}
-	return Execution{
-		ExecID: "X" + strconv.FormatUint(n, 10), Price: price, Qty: qty, Liquidity: l, Fee: paid, FeeCurrency: o.QuoteCurrency, FeeQuote: paid,
-		QuoteID: m.quote.ID(), Time: p.env.Clock.Now().UnixNano(),
-	}, nil
-}
-
-// Quote implements QuoteTaker: resting orders that the quote crosses are filled,
-// oldest first, up to its size.
-func (p *Paper) Quote(q *Quote) {
-	p.mu.Lock()
-	m := p.market(q.Venue, q.Symbol)
-	m.quote, m.seen = *q, true
-	m.bidTaken, m.askTaken = event.Decimal{}, event.Decimal{}
-	idle := len(m.resting) == 0 || p.broken != nil
-	p.mu.Unlock()
-	if idle {
-		return
-	}
-	p.writing.Lock()
-	defer p.writing.Unlock()
-	p.mu.Lock()
-	resting := slices.Clone(m.resting)
-	p.mu.Unlock()
-	for _, o := range resting {
-		e, err := p.cross(o, m)
-		if err != nil {
-			p.env.Log.Error("leaving a resting order unfilled", "order", o.ClientOrderID, "err", err)
-			continue
-		}
-		if e == nil {
-			continue
-		}
-		if err := p.commit(o, e); err != nil {
-			p.env.Log.Error("stopping the paper broker", "err", err)
-			return
-		}
-	}
-}
-
-// cross fills a resting order against the quote as far as it can, or returns
-// nothing.
-func (p *Paper) cross(o *paperOrder, m *market) (*entry, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	price, size, ok := p.touch(m, &o.Order)
-	if p.broken != nil || !ok || size.Sign() <= 0 || worse(o.Side, price, o.LimitPrice.Decimal) {
-		return nil, nil
-	}
-	qty := size
-	if o.left.Cmp(size) < 0 {
-		qty = o.left
-	}
-	x, err := p.execute(o, m, o.LimitPrice.Decimal, qty, event.Maker, p.execs+1)
-	if err != nil {
-		return nil, err
-	}
-	m.take(o.Side, qty)
-	e := &entry{Report: Report{State: event.OrderPartiallyFilled, Fills: []Execution{x}}}
-	if qty.Cmp(o.left) == 0 {
-		e.Report.State = event.OrderFilled
-	}
-	return e, nil
-}
-
 // Cancel implements Broker.
 func (p *Paper) Cancel(_ context.Context, clientOrderID string) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
+	p.fillCrossed()
 	p.mu.Lock()
 	o, ok := p.orders[clientOrderID]
 	broken := p.broken
@@ -437,6 +291,7 @@ func (p *Paper) Cancel(_ context.Context, clientOrderID string) error {
 func (p *Paper) Query(_ context.Context, clientOrderID string) (Report, error) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
+	p.fillCrossed()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken != nil {
@@ -479,17 +334,28 @@ func (p *Paper) Next(ctx context.Context, after uint64) ([]Report, error) {
 
 // Close implements Broker.
 func (p *Paper) Close() error {
+	if !p.shut() {
+		return nil
+	}
+	p.worker.Wait()
+	return p.file.close()
+}
+
+// shut ends all calls, once.
+func (p *Paper) shut() bool {
 	p.writing.Lock()
 	defer p.writing.Unlock()
+	p.fillCrossed()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if errors.Is(p.broken, errClosed) {
-		return nil
+		return false
 	}
 	p.broken = errClosed
+	close(p.work)
 	close(p.wake)
 	p.wake = make(chan struct{})
-	return p.file.close()
+	return true
 }
 
 var errClosed = errors.New("the paper broker is closed")
@@ -497,4 +363,5 @@ var errClosed = errors.New("the paper broker is closed")
 var (
 	_ Broker     = (*Paper)(nil)
 	_ QuoteTaker = (*Paper)(nil)
+	_ Keeper     = (*Paper)(nil)
 )

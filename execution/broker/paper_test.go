@@ -149,9 +149,42 @@ func TestPaperFills(t *testing.T) {
 			}
 			p.Quote(quote("99", "1", "101.5", "9", "q2"))
 			p.Quote(quote("99", "1", "100.5", "1.5", "q3"))
-			p.Quote(quote("99", "1", "100.5", "1.5", "q4"))
+			p.Quote(quote("99", "1", "100.5", "1.5", "q4")) // the same again shows nothing more to take
+			p.Quote(quote("99", "1", "100.6", "1.5", "q5"))
 			return nil
-		}, "filled; 3@101 taker fee 0.15150000 q1; 1.5@101 maker fee 0.03030000 q3; 0.5@101 maker fee 0.01010000 q4"},
+		}, "filled; 3@101 taker fee 0.15150000 q1; 1.5@101 maker fee 0.03030000 q3; 0.5@101 maker fee 0.01010000 q5"},
+		{"the rest of an order that crosses takes, at the quote's price", func(p *Paper) error {
+			p.Quote(quote("99.00", "2", "100.00", "5", "q1"))
+			if err := p.Submit(t.Context(), order("a", event.Buy, "8", event.GTC, "101")); err != nil {
+				return err
+			}
+			p.Quote(quote("99.00", "2", "100.10", "2", "q2"))
+			p.Quote(quote("99.00", "2", "101.50", "2", "q3")) // from here on it rests
+			p.Quote(quote("99.00", "2", "100.20", "2", "q4"))
+			return nil
+		}, "filled; 5@100.01 taker fee 0.25002500 q1; 2@100.11 taker fee 0.10011000 q2; 1@101 maker fee 0.02020000 q4"},
+		{"an order that crosses and finds nothing left takes later", func(p *Paper) error {
+			p.Quote(quote("99.00", "2", "100.00", "1", "q1"))
+			if err := p.Submit(t.Context(), order("b", event.Buy, "1", event.IOC, "")); err != nil {
+				return err
+			}
+			if err := p.Submit(t.Context(), order("a", event.Buy, "1", event.GTC, "101")); err != nil {
+				return err
+			}
+			p.Quote(quote("99.00", "2", "100.10", "2", "q2"))
+			return nil
+		}, "filled; 1@100.11 taker fee 0.05005500 q2"},
+		{"a level shown again and again fills once", func(p *Paper) error {
+			p.Quote(quote("98.00", "2", "100.00", "1.0", "q1"))
+			if err := p.Submit(t.Context(), order("a", event.Buy, "10", event.GTC, "99")); err != nil {
+				return err
+			}
+			for i := range 20 {
+				p.Quote(quote("98.00", "2", "99.00", []string{"1.0", "0.9"}[i%2], "q"))
+			}
+			p.Quote(quote("98.00", "2", "99.00", "1.5", "q2")) // half a unit came
+			return nil
+		}, "partially_filled; 1.0@99 maker fee 0.01980000 q; 0.5@99 maker fee 0.00990000 q2"},
 		{"older resting orders first", func(p *Paper) error {
 			p.Quote(q)
 			if err := p.Submit(t.Context(), order("b", event.Buy, "1", event.GTC, "100")); err != nil {
@@ -215,7 +248,8 @@ func TestPaperFills(t *testing.T) {
 // of quantity, however many orders there are.
 func TestParticipation(t *testing.T) {
 	for _, c := range []struct{ share, size, step, want string }{
-		{"0.5", "3", "0", "1"}, // the venue's size has no decimals, so a fill has none
+		{"0.5", "3", "0", "1.5"}, // that a size has no decimals says nothing of the step
+		{"0.5", "1", "0", "0.5"},
 		{"0.5", "3.00", "0", "1.5"},
 		{"0.5", "3", "0.4", "1.2"},
 		{"0.3333", "0.5877", "0.0001", "0.1958"},

@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,8 +15,12 @@ import (
 	"syscall"
 )
 
-// ledgerHeader is the first line of a ledger file, its format and version.
-const ledgerHeader = "autohedge.paper.1\n"
+// ledgerHeader is the first line of a ledger file, its format and version. Files of
+// before that begin with ledgerHeader1: they have no life, until somebody adopts them.
+const (
+	ledgerHeader  = "autohedge.paper.2\n"
+	ledgerHeader1 = "autohedge.paper.1\n"
+)
 
 // castagnoli is the CRC32C table.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -79,7 +84,11 @@ func openLedgerFile(dir string, each func(*entry) error) (l *ledgerFile, torn in
 // renamed, the folder synced.
 func makeLedgerFile(dir, path string) error {
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, []byte(ledgerHeader), 0o600); err != nil {
+	life, err := encodeEntry(&entry{Life: newLife()})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(tmp, append([]byte(ledgerHeader), life...), 0o600); err != nil {
 		return err
 	}
 	if err := syncPath(tmp); err != nil {
@@ -103,7 +112,7 @@ func syncPath(path string) error {
 func (l *ledgerFile) load(each func(*entry) error) (int64, error) {
 	r := bufio.NewReaderSize(l.f, 1<<20)
 	header, err := r.ReadString('\n')
-	if err != nil || header != ledgerHeader {
+	if err != nil || (header != ledgerHeader && header != ledgerHeader1) {
 		return 0, fmt.Errorf("the file does not begin with %q", ledgerHeader)
 	}
 	end := int64(len(header))
@@ -149,13 +158,38 @@ func decodeEntry(line []byte) (*entry, error) {
 	return e, nil
 }
 
+func encodeEntry(e *entry) ([]byte, error) {
+	body, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(body, castagnoli), body), nil
+}
+
+// newLife is the random name of a ledger.
+func newLife() string { return rand.Text() }
+
+// AdoptPaper begins a new life of the paper broker's ledger that lies in dir, or
+// makes one: whoever opens it next goes on with it although it is not the one that
+// took the account's orders. One that a process trades with is refused.
+func AdoptPaper(dir string, a Adoption) (life string, err error) {
+	l, _, err := openLedgerFile(dir, func(*entry) error { return nil })
+	if err != nil {
+		return "", fmt.Errorf("adopting the paper broker's ledger: %w", err)
+	}
+	life = newLife()
+	if err := errors.Join(l.append(&entry{Life: life, Adopted: &a}), l.close()); err != nil {
+		return "", fmt.Errorf("adopting %s: %w", l.f.Name(), err)
+	}
+	return life, nil
+}
+
 // append writes one entry and syncs it.
 func (l *ledgerFile) append(e *entry) error {
-	body, err := json.Marshal(e)
+	line, err := encodeEntry(e)
 	if err != nil {
 		return err
 	}
-	line := fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(body, castagnoli), body)
 	if _, err := l.f.WriteAt(line, l.size); err != nil {
 		return err
 	}

@@ -83,14 +83,19 @@ func sizeFor(amount, price event.Decimal) event.Decimal {
 	return d
 }
 
+// shareDecimals is to how many decimals a share of a size is rounded down where the
+// step of quantities is not known.
+const shareDecimals = 8
+
 // shareOf returns share x size, rounded down to a multiple of step; without a step
-// to the decimals that the size has itself.
+// to the decimals that the size has itself, at least 8: a size that is sent without
+// decimals says nothing of the step.
 func shareOf(size, share, step event.Decimal) event.Decimal {
 	if share.Cmp(event.NewDecimal(1, 0)) == 0 && step.Sign() <= 0 {
 		return size
 	}
 	if step.Sign() <= 0 {
-		step = event.NewDecimal(1, size.Scale())
+		step = event.NewDecimal(1, max(size.Scale(), shareDecimals))
 	}
 	// The product has scale 36; in steps, whose scale is 18:
 	q := new(big.Int).Mul(unscaled(size), unscaled(share))

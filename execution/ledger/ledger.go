@@ -55,14 +55,11 @@ type position struct {
 // Book holds every position of one owner. It is not safe for concurrent use.
 type Book struct {
 	positions map[Key]*position
-	seen      map[event.ID]struct{}
-	fills     map[string][]event.ID // those that were seen, by client order id
+	fills     *fills
 }
 
 // NewBook returns an empty book.
-func NewBook() *Book {
-	return &Book{positions: make(map[Key]*position), seen: make(map[event.ID]struct{}), fills: make(map[string][]event.ID)}
-}
+func NewBook() *Book { return &Book{positions: make(map[Key]*position), fills: newFills()} }
 
 // dayOf is the number of the UTC day of a time in Unix nanoseconds.
 func dayOf(t int64) int64 {
@@ -94,21 +91,45 @@ func (p *position) roll(now int64) {
 	}
 }
 
-// Seen reports whether a fill of that id was applied.
-func (b *Book) Seen(id event.ID) bool {
-	_, ok := b.seen[id]
-	return ok
+// Check looks for a fill in the book. It reports whether the same fill was applied,
+// and returns an error that is ErrConflict when that one had other content.
+func (b *Book) Check(f *event.Fill) (applied bool, err error) { return b.fills.check(f) }
+
+// Proven returns the sum of the fills of an order that were applied.
+func (b *Book) Proven(clientOrderID string) event.Decimal { return b.fills.proven[clientOrderID] }
+
+// Notional returns the sum of price x quantity of the fills of an order that were
+// applied.
+func (b *Book) Notional(clientOrderID string) (sum event.Decimal, err error) {
+	for _, f := range b.fills.orders[clientOrderID] {
+		n, err := Mul(f.Price, f.Qty)
+		if err != nil {
+			return sum, err
+		}
+		if sum, err = Add(sum, n); err != nil {
+			return sum, err
+		}
+	}
+	return sum, nil
 }
 
-// Apply adds a fill; a fill whose id was applied before changes nothing and
-// reports false. currency is what the instrument is quoted in. An error leaves
-// the book as it was.
-func (b *Book) Apply(f *event.Fill, currency string) (bool, error) {
-	if b.Seen(f.ID) {
-		return false, nil
-	}
+// CheckFill reports whether a fill can be one at all.
+func CheckFill(f *event.Fill) error {
 	if f.Qty.Sign() <= 0 || f.Price.Sign() <= 0 || (f.Side != event.Buy && f.Side != event.Sell) {
-		return false, fmt.Errorf("applying fill %s: %s %s at %s is no fill", f.ID, f.Side, f.Qty, f.Price)
+		return fmt.Errorf("fill %s, execution %s of order %s: %s %s at %s is no fill", f.ID, f.ExecID, f.ClientOrderID, f.Side, f.Qty, f.Price)
+	}
+	return nil
+}
+
+// Apply adds a fill; a fill that was applied before changes nothing and reports
+// false, one whose content differs gives an error that is ErrConflict. currency is
+// what the instrument is quoted in. An error leaves the book as it was.
+func (b *Book) Apply(f *event.Fill, currency string) (bool, error) {
+	if applied, err := b.fills.check(f); applied || err != nil {
+		return false, err
+	}
+	if err := CheckFill(f); err != nil {
+		return false, err
 	}
 	notional, err := Mul(f.Price, f.Qty)
 	if err != nil {
@@ -124,23 +145,18 @@ func (b *Book) Apply(f *event.Fill, currency string) (bool, error) {
 	qty, err1 := Add(p.qty, dq)
 	cash, err2 := Add(p.cash, dc)
 	fees, err3 := Add(p.fees, f.FeeQuote)
-	if err := cmp.Or(err1, err2, err3); err != nil {
+	proven, err4 := Add(b.Proven(f.ClientOrderID), f.Qty)
+	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		return false, fmt.Errorf("applying fill %s: %w", f.ID, err)
 	}
 	p.qty, p.cash, p.fees = qty, cash, fees
 	p.fills++
-	b.seen[f.ID] = struct{}{}
-	b.fills[f.ClientOrderID] = append(b.fills[f.ClientOrderID], f.ID)
+	b.fills.add(f, proven)
 	return true, nil
 }
 
-// Forget drops the ids of an order's fills: none of them may be applied again.
-func (b *Book) Forget(clientOrderID string) {
-	for _, id := range b.fills[clientOrderID] {
-		delete(b.seen, id)
-	}
-	delete(b.fills, clientOrderID)
-}
+// Forget drops the fills of an order: none of them may be applied again.
+func (b *Book) Forget(clientOrderID string) { b.fills.forget(clientOrderID) }
 
 // Mark values the position at the side of the quote at which it could be closed:
 // the bid when long or flat, the ask when short. An empty side leaves the mark as

@@ -31,7 +31,7 @@ func genFill(t *rapid.T, i int) *event.Fill {
 	qty := event.NewDecimal(rapid.Int64Range(1, 1e8).Draw(t, "qty"), uint8(rapid.IntRange(0, 9).Draw(t, "qty scale")))
 	fee := event.NewDecimal(rapid.Int64Range(0, 1e9).Draw(t, "fee"), 8)
 	return &event.Fill{
-		ID: event.FillID("paper", "a", fmt.Sprint(i)), Account: "a", Strategy: rapid.SampledFrom([]string{"s", "t"}).Draw(t, "strategy"),
+		ID: event.FillID("v", "X", fmt.Sprint(i), "", ""), ClientOrderID: fmt.Sprint(i), Account: "a", Strategy: rapid.SampledFrom([]string{"s", "t"}).Draw(t, "strategy"),
 		Venue: "v", Symbol: rapid.SampledFrom([]string{"X", "Y"}).Draw(t, "symbol"), Side: side, Price: price, Qty: qty, FeeQuote: fee,
 		Time: int64(i) * int64(time.Hour),
 	}
@@ -147,7 +147,7 @@ func TestMulRefusesWhatItWouldTruncate(t *testing.T) {
 	}
 	f := &event.Fill{ID: event.ID{1}, Side: event.Buy, Price: dec("0.0000000001"), Qty: dec("0.0000000001")}
 	b := NewBook()
-	if _, err := b.Apply(f, "USD"); err == nil || len(b.Keys(false)) != 0 || b.Seen(f.ID) {
+	if _, err := b.Apply(f, "USD"); err == nil || len(b.Keys(false)) != 0 || !b.Proven("").IsZero() {
 		t.Errorf("a fill that cannot be held changed the book: %v", err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 // Saved is a Book as it is stored, exactly.
 type Saved struct {
 	Positions []SavedPosition `json:"positions"`
-	// Fills are the ids of those that were applied, by client order id.
-	Fills map[string][]event.ID `json:"fills"`
+	// Fills are those that were applied, by client order id.
+	Fills map[string][]Fill `json:"fills"`
 }
 
 // SavedPosition is one position of a Book. Money is in quote currency; an absent
@@ -34,9 +34,9 @@ type SavedPosition struct {
 	Day           int64             `json:"day"`
 }
 
-// Save returns what the book holds, positions in order. The ids are the book's own.
+// Save returns what the book holds, positions in order. The fills are the book's own.
 func (b *Book) Save() Saved {
-	out := Saved{Fills: b.fills}
+	out := Saved{Fills: b.fills.orders}
 	for _, k := range b.Keys(false) {
 		p := b.positions[k]
 		out.Positions = append(out.Positions, SavedPosition{
@@ -61,14 +61,8 @@ func Load(s Saved) (*Book, error) {
 			recordedFills: p.RecordedFills, recorded: p.Recorded, base: p.Base, day: p.Day,
 		}
 	}
-	for order, ids := range s.Fills {
-		for _, id := range ids {
-			if b.Seen(id) {
-				return nil, fmt.Errorf("loading positions: fill %s is there twice", id)
-			}
-			b.seen[id] = struct{}{}
-		}
-		b.fills[order] = ids
+	if err := b.fills.load(s.Fills); err != nil {
+		return nil, err
 	}
 	return b, nil
 }

@@ -180,11 +180,16 @@ type OrderEvent struct {
 	// Epoch is the owner's, which fences a predecessor.
 	Epoch   uint32  `json:"epoch,omitempty"`
 	Lineage Lineage `json:"lineage"`
+	// ClaimedQty is the cumulative quantity that the broker says was filled, where
+	// that is more than its fills prove (FilledQty); else absent.
+	ClaimedQty NullDecimal `json:"claimed_qty"`
 }
 
 // Fill is one execution of an order at the broker.
 type Fill struct {
-	ID            ID     `json:"id"` // FillID(Broker, Account, ExecID)
+	// ID is FillID; records of before that was so keep the id that they have. Within
+	// an order a fill is recognised by ClientOrderID and ExecID.
+	ID            ID     `json:"id"`
 	ExecID        string `json:"exec_id"`
 	ClientOrderID string `json:"client_order_id"`
 	BrokerOrderID string `json:"broker_order_id,omitempty"`
@@ -207,6 +212,8 @@ type Fill struct {
 	QuoteID string  `json:"quote_id,omitempty"`
 	Time    int64   `json:"time"`
 	Lineage Lineage `json:"lineage"`
+	// Life names the ledger that gave ExecID; empty where that has no name.
+	Life string `json:"life,omitempty"`
 }
 
 // Position is an account's holding of one instrument after a fill or at a mark.
@@ -239,8 +246,11 @@ func OrderEventID(clientOrderID string, seq uint32) ID {
 	return Hash([]byte(clientOrderID), []byte{byte(seq >> 24), byte(seq >> 16), byte(seq >> 8), byte(seq)})
 }
 
-// FillID is the identity of a fill.
-func FillID(broker, account, execID string) ID { return HashStrings("fill", broker, account, execID) }
+// FillID is the identity of a fill: execution ids are unique within one life of a
+// broker's ledger only, some venues' within a symbol only.
+func FillID(venue, symbol, clientOrderID, execID, life string) ID {
+	return HashStrings("fill", venue, symbol, clientOrderID, execID, life)
+}
 
 // PositionID is the identity of a position record.
 func PositionID(account, strategy, venue, symbol string, version uint64) ID {

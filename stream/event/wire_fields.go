@@ -221,6 +221,7 @@ func (o *OrderEvent) fields(c *coder) {
 	c.decimal(25, &o.RefPrice)
 	c.uint32(26, &o.Epoch)
 	c.message(27, o.Lineage.fields)
+	c.nullDecimal(40, &o.ClaimedQty)
 }
 
 // EventType returns TypeFill.
@@ -247,6 +248,7 @@ func (f *Fill) fields(c *coder) {
 	c.string(18, &f.QuoteID)
 	c.time(19, &f.Time)
 	c.message(20, f.Lineage.fields)
+	c.string(21, &f.Life)
 }
 
 // EventType returns TypePosition.
