@@ -499,7 +499,7 @@ func TestPnLCheck(t *testing.T) {
 	c := testClient(t, sharedEngine(t))
 	d := event.MustDecimal
 	fill := func(n int, side event.Side, price, qty, fee string) *event.Fill {
-		return &event.Fill{ID: event.HashStrings(fmt.Sprint(n)), Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Side: side, Price: d(price), Qty: d(qty), FeeQuote: d(fee), Time: testTime}
+		return &event.Fill{ID: event.HashStrings(fmt.Sprint(n)), ExecID: fmt.Sprint(n), ClientOrderID: fmt.Sprint("o", n), Life: "L", Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Side: side, Price: d(price), Qty: d(qty), FeeQuote: d(fee), Time: testTime}
 	}
 	add := func(b *Batch, offset int64, m event.Message) {
 		t.Helper()
@@ -521,6 +521,18 @@ func TestPnLCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	position.Total = event.Some(total)
+	filled := func(n int, account, qty, claimed string) *event.OrderEvent {
+		e := &event.OrderEvent{ID: event.HashStrings("order", account, fmt.Sprint(n), qty), ClientOrderID: fmt.Sprint("o", n), State: event.OrderFilled, Account: account,
+			Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", FilledQty: d(qty), Time: testTime}
+		if claimed != "" {
+			e.ClaimedQty = event.Some(d(claimed))
+		}
+		return e
+	}
+	add(b, 7, filled(1, "paper", "0.12345678", ""))
+	add(b, 8, filled(2, "paper", "0.2", ""))
+	add(b, 9, filled(4, "paper", "0", ""))
+	add(b, 10, filled(1, "other", "0", "")) // the same client order id in another account
 	old := *position
 	old.ID, old.Version, old.Qty = event.HashStrings("old"), 1, d("5")
 	add(b, 3, &old)
@@ -542,6 +554,20 @@ func TestPnLCheck(t *testing.T) {
 	want := []PnLDifference{{Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Qty: "0", Cash: "0", Fees: "0", Total: "0.007654322", Mark: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	// Orders that claim more or less than their fills prove, and fills of no order.
+	b = NewBatch("x", testIncarnation, 0)
+	add(b, 11, filled(5, "paper", "0.5", ""))
+	claims := filled(2, "paper", "0.2", "0.3")
+	claims.Seq = 1
+	add(b, 12, claims)
+	insertAll(t, c, b, "d")
+	n, first, err := c.FillDifferences(t.Context())
+	if diff := cmp.Diff([]string{"paper order o2: 0.3 claimed, fills prove 0.2", "paper order o5: 0.5 claimed, fills prove 0"}, first); err != nil || n != 2 || diff != "" {
+		t.Errorf("%d differences, %v: %s", n, err, diff)
+	}
+	if got, err := c.PnLCheck(t.Context()); err != nil || !strings.Contains(got, "order o5: 0.5 claimed") {
+		t.Errorf("%q, %v", got, err)
 	}
 	// A fill without a position row.
 	b = NewBatch("x", testIncarnation, 0)

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/autohedge/autohedge/stream/event"
@@ -177,17 +178,51 @@ func (c *Client) PnLDifferences(ctx context.Context) ([]PnLDifference, error) {
 	return all, nil
 }
 
-// PnLCheck is "0" when every position and total equals what its fills give, else
-// a text that tells the differences.
+// maxFillDifferences bounds the orders that a text names.
+const maxFillDifferences = 10
+
+// FillDifferences returns how many orders are claimed to be filled with another
+// quantity than their fills prove, and says it of the first of them.
+func (c *Client) FillDifferences(ctx context.Context) (n uint64, first []string, err error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	rs, err := c.conn.Query(ctx, "SELECT account, client_order_id, toString(claimed_qty), toString(proven_qty), count() OVER () FROM "+
+		c.table("v_fill_proof")+" WHERE difference != 0 ORDER BY account, client_order_id LIMIT "+strconv.Itoa(maxFillDifferences))
+	if err != nil {
+		return 0, nil, fmt.Errorf("comparing orders with fills: %w", err)
+	}
+	defer rs.Close() //nolint:errcheck // Err below tells
+	for rs.Next() {
+		var account, order, claimed, proven string
+		if err := rs.Scan(&account, &order, &claimed, &proven, &n); err != nil {
+			return 0, nil, fmt.Errorf("reading orders and fills: %w", err)
+		}
+		first = append(first, fmt.Sprintf("%s order %s: %s claimed, fills prove %s", account, order, claimed, proven))
+	}
+	if err := rs.Err(); err != nil {
+		return 0, nil, fmt.Errorf("reading orders and fills: %w", err)
+	}
+	return n, first, nil
+}
+
+// PnLCheck is "0" when every position and total equals what its fills give, and
+// every order's filled quantity what its fills prove, else a text that tells the
+// differences.
 func (c *Client) PnLCheck(ctx context.Context) (string, error) {
 	all, err := c.PnLDifferences(ctx)
 	if err != nil {
 		return "", err
 	}
-	if len(all) == 0 {
+	n, parts, err := c.FillDifferences(ctx)
+	if err != nil {
+		return "", err
+	}
+	if more := n - uint64(len(parts)); more > 0 {
+		parts = append(parts, fmt.Sprintf("%d orders more", more))
+	}
+	if len(all)+len(parts) == 0 {
 		return "0", nil
 	}
-	var parts []string
 	for _, d := range all {
 		text := fmt.Sprintf("%s %s %s %s: qty %s, cash %s, fees %s, total %s, fills %d", d.Account, d.Strategy, d.Venue, d.Symbol, d.Qty, d.Cash, d.Fees, d.Total, d.Fills)
 		if d.Mark {

@@ -244,7 +244,7 @@ type orderRows struct {
 	typ                                              enums[event.OrderType]
 	tif                                              enums[event.TimeInForce]
 	qty, filledQty, filledNotional, refPrice         decimals
-	limitPrice                                       nullDecimals
+	limitPrice, claimedQty                           nullDecimals
 	time, signalTime                                 times
 	brokerTime                                       nullTimes
 }
@@ -255,6 +255,7 @@ func (r *orderRows) columns() []named {
 		named{"broker_order_id", &r.brokerOrderID}, named{"decision_id", &r.decisionID}, named{"signal_id", &r.signalID}, named{"account", &r.account},
 		named{"strategy", &r.strategy}, named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"side", &r.side}, named{"type", &r.typ}, named{"tif", &r.tif},
 		named{"qty", &r.qty}, named{"limit_price", &r.limitPrice}, named{"filled_qty", &r.filledQty}, named{"filled_notional", &r.filledNotional},
+		named{"claimed_qty", &r.claimedQty},
 		named{"reason", &r.reason}, named{"detail", &r.detail}, named{"time", &r.time}, named{"broker_time", &r.brokerTime}, named{"signal_time", &r.signalTime},
 		named{"ref_price", &r.refPrice}, named{"epoch", &r.epoch})...)
 }
@@ -279,6 +280,7 @@ func (r *orderRows) add(p *place, o *event.OrderEvent) {
 	r.limitPrice.add(o.LimitPrice)
 	r.filledQty.add(o.FilledQty)
 	r.filledNotional.add(o.FilledNotional)
+	r.claimedQty.add(o.ClaimedQty)
 	r.reason.add(o.Reason)
 	r.detail.add(o.Detail)
 	r.time.Append(o.Time)
@@ -295,7 +297,7 @@ type fillRows struct {
 	lineage
 	source
 	id, decisionID                                        ids
-	execID, clientOrderID, brokerOrderID, quoteID         strs
+	execID, life, clientOrderID, brokerOrderID, quoteID   strs
 	broker, account, strategy, venue, symbol, feeCurrency lowCard
 	side                                                  enums[event.Side]
 	price, qty, fee, feeQuote                             decimals
@@ -305,7 +307,7 @@ type fillRows struct {
 
 func (r *fillRows) columns() []named {
 	return r.lineage.with(r.source.with(
-		named{"event_id", &r.id}, named{"exec_id", &r.execID}, named{"client_order_id", &r.clientOrderID}, named{"broker_order_id", &r.brokerOrderID},
+		named{"event_id", &r.id}, named{"exec_id", &r.execID}, named{"life", &r.life}, named{"client_order_id", &r.clientOrderID}, named{"broker_order_id", &r.brokerOrderID},
 		named{"broker", &r.broker}, named{"decision_id", &r.decisionID}, named{"account", &r.account}, named{"strategy", &r.strategy}, named{"venue", &r.venue},
 		named{"symbol", &r.symbol}, named{"side", &r.side}, named{"price", &r.price}, named{"qty", &r.qty}, named{"liquidity", &r.liquidity}, named{"fee", &r.fee},
 		named{"fee_currency", &r.feeCurrency}, named{"fee_quote", &r.feeQuote}, named{"quote_id", &r.quoteID}, named{"time", &r.time})...)
@@ -314,6 +316,7 @@ func (r *fillRows) columns() []named {
 func (r *fillRows) add(p *place, f *event.Fill) {
 	r.id.add(f.ID)
 	r.execID.add(f.ExecID)
+	r.life.add(f.Life)
 	r.clientOrderID.add(f.ClientOrderID)
 	r.brokerOrderID.add(f.BrokerOrderID)
 	r.broker.add(f.Broker)

@@ -92,10 +92,10 @@ func checkClosing(t *testing.T, text string) {
 			t.Errorf("%s is %v, want a whole number", name, v)
 		}
 	}
-	for _, f := range []string{"ticks", "quotes", "signals", "decisions", "orders", "fills", "lag", "missing", "duplicates", "sim_check"} {
+	for _, f := range []string{"ticks", "quotes", "signals", "decisions", "orders", "fills", "lag", "missing", "duplicates", "sim_check", "unproven_orders"} {
 		whole(f, o[f])
 	}
-	for _, f := range []string{"lag", "missing", "duplicates", "sim_check"} {
+	for _, f := range []string{"lag", "missing", "duplicates", "sim_check", "unproven_orders"} {
 		if o[f] != json.Number("0") {
 			t.Errorf("%s is %v, want 0", f, o[f])
 		}

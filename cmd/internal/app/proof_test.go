@@ -24,6 +24,7 @@ func TestProofsSeeDamage(t *testing.T) {
 		"ALTER TABLE quotes DELETE WHERE sequence % 100 = 7 SETTINGS mutations_sync = 2",                                                // missing
 		"INSERT INTO coverage SELECT * FROM coverage LIMIT 1",                                                                           // duplicates
 		"ALTER TABLE fills UPDATE fee_quote = fee_quote + toDecimal128('0.000000000000000001', 18) WHERE 1 SETTINGS mutations_sync = 2", // pnl_check
+		"ALTER TABLE fills DELETE WHERE client_order_id = (SELECT any(client_order_id) FROM fills) SETTINGS mutations_sync = 2",         // unproven_orders
 	} {
 		succeed(t, "query", "--data", data, sql)
 	}
@@ -33,9 +34,10 @@ func TestProofsSeeDamage(t *testing.T) {
 		Missing    int64    `json:"missing"`
 		Duplicates int64    `json:"duplicates"`
 		PnLCheck   string   `json:"pnl_check"`
+		Unproven   uint64   `json:"unproven_orders"`
 		Errors     []string `json:"errors"`
 	}](t, stdout)
-	if c.SimCheck == 0 || c.Missing == 0 || c.Duplicates != 1 || c.PnLCheck == "0" || len(c.Errors) < 4 {
+	if c.SimCheck == 0 || c.Missing == 0 || c.Duplicates != 1 || c.PnLCheck == "0" || c.Unproven != 1 || len(c.Errors) < 4 {
 		t.Errorf("the damage does not show: %+v", c)
 	}
 	if code != 1 || !strings.Contains(stderr, "the run had errors") {

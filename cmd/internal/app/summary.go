@@ -46,8 +46,9 @@ type summary struct {
 	Duplicates int64             `json:"duplicates"`
 	SimCheck   *uint64           `json:"sim_check,omitempty"`
 	PnLCheck   string            `json:"pnl_check"`
-	PnL        map[string]string `json:"pnl"`      // by quote currency
-	Position   map[string]string `json:"position"` // by venue|symbol, in base currency
+	Unproven   uint64            `json:"unproven_orders"` // whose fills do not prove what the order log claims
+	PnL        map[string]string `json:"pnl"`             // by quote currency
+	Position   map[string]string `json:"position"`        // by venue|symbol, in base currency
 
 	Hashes map[string]string            `json:"hashes,omitempty"` // of a session: ids and values in key order
 	Frames map[string]stream.FrameCount `json:"frames,omitempty"` // of a replay, by kind
@@ -176,6 +177,9 @@ func (e *engine) summarize(ctx context.Context, since mark) (*summary, error) {
 	if s.PnLCheck, err = e.store.PnLCheck(ctx); err != nil {
 		return nil, err
 	}
+	if s.Unproven, _, err = e.store.FillDifferences(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -228,7 +232,7 @@ func (s *summary) failures() []string {
 	add(s.Lag != 0, "%d records have not landed", s.Lag)
 	add(s.Missing != 0, "%d records are not accounted for: see v_landed_proof", s.Missing)
 	add(s.Duplicates != 0, "%d rows have landed twice", s.Duplicates)
-	add(s.PnLCheck != "0" && s.PnLCheck != unknownCheck, "positions differ from what their fills give: %s", s.PnLCheck)
+	add(s.PnLCheck != "0" && s.PnLCheck != unknownCheck, "orders, fills and positions differ: %s", s.PnLCheck)
 	add(s.SimCheck != nil && *s.SimCheck != 0, "landed trades differ from the simulator's ledger")
 	return f
 }
@@ -262,7 +266,7 @@ func (s *summary) text(w io.Writer) {
 		row("P&L", "%s %s", trimZeros(s.PnL[k]), k)
 	}
 	row("landed", "%s", strings.TrimPrefix(list(s.Rows), ": "))
-	row("proof", "lag %d, missing %d, duplicates %d, P&L difference %s%s", s.Lag, s.Missing, s.Duplicates, s.PnLCheck, s.simText())
+	row("proof", "lag %d, missing %d, duplicates %d, orders without their fills %d, P&L difference %s%s", s.Lag, s.Missing, s.Duplicates, s.Unproven, s.PnLCheck, s.simText())
 	for _, k := range keys(s.Hashes) {
 		row("hash", "%-8s %s", k, s.Hashes[k])
 	}

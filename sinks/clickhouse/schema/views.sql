@@ -16,14 +16,35 @@ SELECT venue, symbol, channel, kind, contiguous, from_id, to_id, if(to_id >= fro
        from_time, to_time, (reinterpretAsInt64(assumeNotNull(to_time)) - reinterpretAsInt64(assumeNotNull(from_time))) / 1e9 AS seconds, recv_time, reason
 FROM {db}.coverage;
 
--- The newest entry of each order.
+-- The newest entry of each order. One decision id in two accounts makes two orders.
 CREATE OR REPLACE VIEW {db}.v_orders AS
-SELECT client_order_id, argMax(state, seq) AS state, max(seq) + 1 AS entries, any(account) AS account, any(strategy) AS strategy, any(venue) AS venue, any(symbol) AS symbol,
+SELECT client_order_id, argMax(state, seq) AS state, max(seq) + 1 AS entries, account, any(strategy) AS strategy, any(venue) AS venue, any(symbol) AS symbol,
        any(side) AS side, any(type) AS type, any(tif) AS tif, any(qty) AS qty, argMax(limit_price, seq) AS limit_price, argMax(filled_qty, seq) AS filled_qty,
-       argMax(filled_notional, seq) AS filled_notional, argMax(reason, seq) AS reason, argMax(detail, seq) AS detail,
+       argMax(filled_notional, seq) AS filled_notional, argMax(tuple(claimed_qty), seq).1 AS claimed_qty, argMax(reason, seq) AS reason, argMax(detail, seq) AS detail,
        min(time) AS first_time, max(time) AS last_time, any(decision_id) AS decision_id, any(signal_id) AS signal_id
 FROM {db}.order_events
-GROUP BY client_order_id;
+GROUP BY account, client_order_id;
+
+-- Orders against fills: what the order log claims to be filled, what the fills prove,
+-- and the difference, which is 0. Orders without either are left out.
+CREATE OR REPLACE VIEW {db}.v_fill_proof AS
+SELECT account, client_order_id, any(x.venue) AS venue, any(x.symbol) AS symbol, any(x.state) AS state, sum(x.filled) AS filled_qty, sum(x.claimed) AS claimed_qty,
+       sum(x.proven) AS proven_qty, sum(x.fills) AS fills, claimed_qty - proven_qty AS difference
+FROM
+(
+    SELECT account, client_order_id, argMax(venue, seq) AS venue, argMax(symbol, seq) AS symbol, toString(argMax(state, seq)) AS state,
+           toDecimal256(argMax(filled_qty, seq), 18) AS filled, greatest(filled, toDecimal256(ifNull(argMax(tuple(claimed_qty), seq).1, 0), 18)) AS claimed,
+           toDecimal256(0, 18) AS proven, 0 AS fills
+    FROM {db}.order_events
+    GROUP BY account, client_order_id
+    UNION ALL
+    SELECT account, client_order_id, any(venue) AS venue, any(symbol) AS symbol, '' AS state, toDecimal256(0, 18) AS filled, toDecimal256(0, 18) AS claimed,
+           sum(toDecimal256(qty, 18)) AS proven, count() AS fills
+    FROM {db}.fills
+    GROUP BY account, client_order_id
+) AS x
+GROUP BY account, client_order_id
+HAVING claimed_qty != 0 OR proven_qty != 0;
 
 -- Position and profit from the fills alone, at the newest mid. Floats: for people.
 -- Exact figures are in positions; PnLCheck compares the two in Decimal256.
