@@ -74,7 +74,7 @@ func TestDemo(t *testing.T) {
 	if m == nil || !strings.Contains(text, "ticks "+m[1]+",") && !strings.Contains(text, "ticks "+m[1]+"\n") {
 		t.Errorf("a fresh folder holds other ticks than its only run:\n%s", text)
 	}
-	for _, want := range []string{"autohedge: closing summary (", "proof       lag 0, missing 0, duplicates 0, P&L difference 0, differences from the simulator's ledger 0\n", "\n  data        " + data} {
+	for _, want := range []string{"autohedge: closing summary (", "proof       lag 0, missing 0, duplicates 0, orders without their fills 0, P&L difference 0, differences from the simulator's ledger 0\n", "\n  data        " + data} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the closing summary lacks %q:\n%s", want, text)
 		}
