@@ -42,7 +42,7 @@ func TestRefuseBrowsers(t *testing.T) {
 			r.Header.Set(tc.header[0], tc.header[1])
 		}
 		w := httptest.NewRecorder()
-		component.RefuseBrowsers(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })).ServeHTTP(w, r)
+		component.RefuseBrowsers(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })).ServeHTTP(w, r)
 		if w.Code != tc.want {
 			t.Errorf("%s: %d, want %d: %s", tc.name, w.Code, tc.want, w.Body)
 		}

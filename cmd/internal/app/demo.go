@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
@@ -73,6 +72,27 @@ A second start goes on with the same data; --fresh begins anew.
 	return c
 }
 
+// market is the kind of market that --feed names; files of a recording must be
+// there, before anything is deleted for them.
+func (o demoOptions) market(cfg config.Config) (string, error) {
+	switch o.feed {
+	case "recording":
+		for _, name := range o.files {
+			if _, err := os.Stat(name); err != nil {
+				return "", withCode(exitUsage, fmt.Errorf("opening the recording: %w", err))
+			}
+		}
+		return "", nil // lands in a session of its own
+	case "sim":
+		return marketSimulated, nil
+	case "live":
+		return marketReal, nil
+	case "config":
+		return marketOf(cfg.Stream.Feeds)
+	}
+	return "", withCode(exitUsage, fmt.Errorf("unknown --feed %q: want sim, live, config or recording:FILE", o.feed))
+}
+
 // demo is one run from the lock to the closing summary.
 func (t *tool) demo(ctx context.Context, o demoOptions) error {
 	cfg, err := t.loadConfig()
@@ -80,6 +100,10 @@ func (t *tool) demo(ctx context.Context, o demoOptions) error {
 		return err
 	}
 	f, err := t.openFolder(cfg)
+	if err != nil {
+		return err
+	}
+	market, err := o.market(cfg)
 	if err != nil {
 		return err
 	}
@@ -93,7 +117,7 @@ func (t *tool) demo(ctx context.Context, o demoOptions) error {
 			return err
 		}
 	}
-	if err := claimFeed(f, o.feed); err != nil {
+	if err := claimMarket(f, market); err != nil {
 		return err
 	}
 	v, err := t.newView(f)
@@ -105,6 +129,7 @@ func (t *tool) demo(ctx context.Context, o demoOptions) error {
 	if err != nil {
 		return err
 	}
+	t.terminal.serve(log)
 	var clock component.Clock = component.SystemClock{}
 	if o.feed == "recording" {
 		clock = &component.SessionClock{}
@@ -115,31 +140,6 @@ func (t *tool) demo(ctx context.Context, o demoOptions) error {
 		return err
 	}
 	return d.run(ctx)
-}
-
-// claimFeed keeps simulated and real markets apart: both use the venues' ids, so
-// one folder holds one or the other.
-func claimFeed(f *folder.Folder, feed string) error {
-	kind := feed
-	switch feed {
-	case "recording":
-		return nil // lands in a session of its own
-	case "sim", "live", "config":
-	default:
-		return withCode(exitUsage, fmt.Errorf("unknown --feed %q: want sim, live, config or recording:FILE", feed))
-	}
-	path := filepath.Join(f.Root(), "feed")
-	have, err := os.ReadFile(path)
-	if err == nil && strings.TrimSpace(string(have)) != kind {
-		return fmt.Errorf("data folder %s holds the data of --feed %s, which do not mix with --feed %s: choose another folder with --data, or begin anew with --fresh", f.Root(), strings.TrimSpace(string(have)), kind)
-	}
-	if err == nil {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte(kind+"\n"), 0o600); err != nil {
-		return fmt.Errorf("claiming data folder: %w", err)
-	}
-	return nil
 }
 
 // demoRun is the state of one demo.

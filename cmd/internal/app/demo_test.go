@@ -41,6 +41,7 @@ func TestDemo(t *testing.T) {
 	}
 	p.says(`\d+s  ticks [\d,]+ \([\d,]+/s\)  feed age .*  signals \d+  decisions \d+  orders \d+  fills \d+  position .*  P&L .*  lag `)
 	p.says(`stopping: draining`)
+	ownerOnly(t, data)
 	checkClosing(t, p.out.String())
 	if first.Symbols < 4 || first.Venues != 2 || first.Signals == 0 || first.Decisions != first.Signals {
 		t.Errorf("first run: %d symbols on %d venues, %d signals, %d decisions", first.Symbols, first.Venues, first.Signals, first.Decisions)

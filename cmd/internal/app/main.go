@@ -1,12 +1,9 @@
 package app
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -49,18 +46,18 @@ type tool struct {
 	data     string // --data
 	config   string // --config
 	output   string // --output: table or json
+	terminal terminal
 }
 
 // Main runs one command and returns the process's exit code. A process that was
 // started as an embedded server's child runs that instead.
 func Main(args []string, in io.Reader, out, errOut io.Writer) int {
+	syscall.Umask(0o077) // what is written holds positions and keys: nobody else reads it
 	clickhouse.RunChildIfAsked()
 	bus.RunEmbeddedIfAsked()
-	// The first Ctrl-C drains, the second stops at once.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
 	t := &tool{in: in, out: out, err: errOut}
+	ctx, stop := t.notifyContext()
+	defer stop()
 	root := t.root()
 	root.SetArgs(args)
 	root.SetIn(in)

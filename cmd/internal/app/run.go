@@ -49,10 +49,18 @@ func (t *tool) run(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
+	market, err := marketOf(cfg.Stream.Feeds)
+	if err == nil {
+		err = claimMarket(f, market)
+	}
+	if err != nil {
+		return err
+	}
 	log, err := obs.NewLogger(cfg.Log, t.err)
 	if err != nil {
 		return err
 	}
+	t.terminal.serve(log)
 	e := newEngine(cfg, f, log, component.SystemClock{}, t.err)
 	needStore := false
 	for _, s := range specs {
@@ -127,6 +135,7 @@ func (t *tool) serverCommand(name, short, long string, start func(context.Contex
 			if err != nil {
 				return err
 			}
+			t.terminal.serve(log)
 			e := newEngine(cfg, f, log, component.SystemClock{}, t.err)
 			addr, err := start(cmd.Context(), e)
 			if err != nil {

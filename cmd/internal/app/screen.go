@@ -24,17 +24,25 @@ func isTerminal(w io.Writer) (width, height int, ok bool) {
 }
 
 // screen redraws one page in a terminal's alternate buffer, so that what was
-// there before is there again afterwards.
+// there before is there again afterwards, also when a signal ends the process.
 type screen struct {
-	w      io.Writer
-	opened bool
+	w        io.Writer
+	terminal *terminal
+	opened   bool
 }
+
+// What enters the alternate buffer without a cursor, and leaves it again.
+const (
+	enterScreen = "\x1b[?1049h\x1b[?25l"
+	leaveScreen = "\x1b[?25h\x1b[?1049l"
+)
 
 func (s *screen) draw(lines []string) {
 	width, height, _ := isTerminal(s.w)
 	var b strings.Builder
 	if !s.opened {
-		b.WriteString("\x1b[?1049h\x1b[?25l")
+		s.terminal.add(s)
+		b.WriteString(enterScreen)
 		s.opened = true
 	}
 	b.WriteString("\x1b[H")
@@ -50,7 +58,8 @@ func (s *screen) draw(lines []string) {
 
 func (s *screen) close() {
 	if s.opened {
-		fmt.Fprint(s.w, "\x1b[?25h\x1b[?1049l")
+		fmt.Fprint(s.w, leaveScreen)
+		s.terminal.remove(s)
 		s.opened = false
 	}
 }

@@ -52,6 +52,7 @@ Kinds: drop, close, stall, mute, duplicate, garbage, shutdown.`,
 			if err != nil {
 				return err
 			}
+			t.terminal.serve(log)
 			s, err := sim.Start(ctx, cfg, component.Env{Log: log, Metrics: obs.NewRegistry(Version()), Clock: component.SystemClock{}})
 			if err != nil {
 				return err

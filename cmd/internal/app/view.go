@@ -37,7 +37,7 @@ func (t *tool) newView(f *folder.Folder) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the log: %w", err)
 	}
-	v.screen, v.file, v.log.next = &screen{w: out}, file, file
+	v.screen, v.file, v.log.next = &screen{w: out, terminal: &t.terminal}, file, file
 	fmt.Fprintf(t.err, "starting; the log is %s\n", path)
 	return v, nil
 }
@@ -92,6 +92,14 @@ func (v *view) close() {
 	}
 }
 
-func bold(s string) string { return "\x1b[1m" + s + "\x1b[0m" }
-func dim(s string) string  { return "\x1b[2m" + s + "\x1b[0m" }
-func red(s string) string  { return "\x1b[1;31m" + s + "\x1b[0m" }
+func bold(s string) string { return colour("\x1b[1m", s) }
+func dim(s string) string  { return colour("\x1b[2m", s) }
+func red(s string) string  { return colour("\x1b[1;31m", s) }
+
+// colour puts a sequence around a text, unless NO_COLOR (no-color.org) is set.
+func colour(sequence, s string) string {
+	if os.Getenv("NO_COLOR") != "" {
+		return s
+	}
+	return sequence + s + "\x1b[0m"
+}

@@ -51,12 +51,35 @@ func Open(root string) (*Folder, error) {
 		return nil, fmt.Errorf("opening data folder %s: %w", root, err)
 	}
 	f := &Folder{root: root}
+	if err := f.closeToOthers(); err != nil {
+		return nil, err
+	}
 	for _, dir := range []string{root, f.Run()} {
-		if err := os.MkdirAll(dir, 0o750); err != nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("making data folder: %w; choose another with --data or AUTOHEDGE_DATA", err)
 		}
 	}
 	return f, nil
+}
+
+// closeToOthers takes the rights of others from a folder that a former build made:
+// its logs hold positions, and its sockets and files move money. A folder that is not
+// one of ours yet, or not this user's, stays as it is.
+func (f *Folder) closeToOthers() error {
+	info, err := os.Stat(f.root)
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
+		return nil //nolint:nilerr // it is made, or refused, by Open
+	}
+	if _, err := os.Stat(f.Run()); err != nil {
+		return nil //nolint:nilerr // not one of ours
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
+		return nil
+	}
+	if err := os.Chmod(f.root, 0o700); err != nil {
+		return fmt.Errorf("taking others' rights from data folder %s: %w", f.root, err)
+	}
+	return nil
 }
 
 // Root is the folder itself.

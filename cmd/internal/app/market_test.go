@@ -1,0 +1,87 @@
+package app_test
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/autohedge/autohedge/cmd/internal/app"
+)
+
+// A data folder holds a simulated market or a real one, whichever command it was
+// used with; json feeds are neither.
+func TestMarketsDoNotMix(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	live := write("live.yaml", "kafka: {brokers: ['127.0.0.1:1']}\n")
+	sim := write("sim.yaml", "kafka: {brokers: ['127.0.0.1:1']}\nstream:\n  feeds: [{venue: binance, url: 'ws://127.0.0.1:1/binance/stream', symbols: [BTCUSDT]}]\n")
+	both := write("both.yaml", "stream:\n  feeds:\n    - {venue: binance, url: 'ws://127.0.0.1:1/stream', symbols: [BTCUSDT]}\n    - {venue: coinbase, symbols: [BTC-USD]}\n")
+	for _, tc := range []struct{ name, feed, config, want string }{
+		{"a demo's folder and real feeds", "sim", live, "holds a simulated market and the feeds have a real market"},
+		{"a real folder and simulated feeds", "live", sim, "holds a real market and the feeds have a simulated market"},
+		{"a folder of a former build", "config", sim, "127.0.0.1:1"}, // goes on to Kafka, which is not there
+		{"both at once", "", both, "one engine trades one kind"},
+	} {
+		data := t.TempDir()
+		if tc.feed != "" {
+			if err := os.WriteFile(filepath.Join(data, "feed"), []byte(tc.feed+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out, errOut bytes.Buffer
+		if code := app.Main([]string{"run", "--config", tc.config, "--data", data, "--roles", "execution"}, nil, &out, &errOut); code == 0 || !strings.Contains(errOut.String(), tc.want) {
+			t.Errorf("%s: exit code %d, want %q in\n%s", tc.name, code, tc.want, errOut.String())
+		}
+	}
+}
+
+// --fresh deletes nothing for a recording that is not there.
+func TestFreshKeepsDataWithoutRecording(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	kept := filepath.Join(data, "kafka", "file")
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errOut bytes.Buffer
+	code := app.Main([]string{"demo", "--fresh", "--data", data, "--feed", "recording:" + filepath.Join(data, "nosuchfile")}, nil, &out, &errOut)
+	if _, err := os.Stat(kept); err != nil || code != 2 {
+		t.Errorf("exit code %d, %v\n%s", code, err, errOut.String())
+	}
+}
+
+// ownerOnly fails for what others than the owner may enter or read below dir.
+func ownerOnly(t *testing.T, dir string) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		n++
+		if info.Mode().Perm()&0o077 != 0 && info.Mode().Type() != fs.ModeSymlink {
+			t.Errorf("%s has rights %s", path, info.Mode())
+		}
+		return nil
+	})
+	if err != nil || n < 5 {
+		t.Errorf("%d files of %s: %v", n, dir, err)
+	}
+}
