@@ -29,7 +29,7 @@ clickhouse=$(sed -n 's/.* msg=ready .*clickhouse=\([^ ]*\).*/\1/p' "$work/demo.l
 
 # Something to read: the first signals and what came of them.
 for _ in $(seq 240); do
-  n=$("$autohedge" query --data "$work/data" --output json "SELECT count() AS n FROM decisions" | sed -n 's/.*"n": "\([0-9]*\)".*/\1/p')
+  n=$("$autohedge" query --data "$work/data" --output json "SELECT count() AS n FROM decisions" | sed -n 's/.*"n": \([0-9]*\).*/\1/p')
   [ "${n:-0}" -gt 0 ] && break
   sleep 0.5
 done

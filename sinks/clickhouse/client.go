@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -84,15 +85,21 @@ func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error
 			}
 		}
 	}
+	dial := (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	if cfg.Moved != nil {
+		plain := dial
+		dial = func(ctx context.Context, network, addr string) (net.Conn, error) { return plain(ctx, network, cfg.Moved(addr)) }
+	}
 	c.http = &http.Client{Transport: &http.Transport{
 		Proxy:        http.ProxyFromEnvironment,
-		DialContext:  (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:  dial,
 		MaxIdleConns: 32, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second,
 		DisableCompression: true,
 	}}
 	c.conn, err = driver.Open(&driver.Options{
 		Protocol: driver.HTTP, Addr: []string{hostPort(base)}, HttpUrlPath: base.Path, TLS: tlsConfig,
 		Auth:        driver.Auth{Username: cfg.User, Password: cfg.Password.Reveal()},
+		DialContext: func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) },
 		DialTimeout: 10 * time.Second, ReadTimeout: cfg.Timeout, MaxOpenConns: 8, MaxIdleConns: 4,
 		ClientInfo: driver.ClientInfo{Products: []struct{ Name, Version string }{{Name: "autohedge"}}},
 	})
@@ -176,22 +183,11 @@ const nullText = "ᴺᵁᴸᴸ"
 // and for checks. A statement that names a FORMAT of its own gets that format's
 // text, in one column. It is bounded by ctx, or by the configured timeout.
 func (c *Client) Query(ctx context.Context, sql string) (*Result, error) {
-	ctx, cancel := c.bound(ctx)
-	defer cancel()
-	v := url.Values{"database": {c.cfg.Database}, "default_format": {resultFormat}, "output_format_json_quote_64bit_integers": {"0"}}
-	resp, err := c.post(ctx, v, strings.NewReader(sql))
+	body, format, err := c.ask(ctx, sql, resultFormat)
 	if err != nil {
-		return nil, fmt.Errorf("asking ClickHouse: %w", err)
+		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // a reader
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResult+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading ClickHouse's answer: %w", exceptionIn(body, err))
-	}
-	if len(body) > maxResult {
-		return nil, fmt.Errorf("reading ClickHouse's answer: it is longer than %d MiB", maxResult>>20)
-	}
-	if format := resp.Header.Get("X-ClickHouse-Format"); format != resultFormat && format != "" {
+	if format != resultFormat {
 		return &Result{Columns: []string{format}, Types: []string{"String"}, Rows: [][]string{{string(body)}}}, nil
 	}
 	res := &Result{}
@@ -216,6 +212,63 @@ func (c *Client) Query(ctx context.Context, sql string) (*Result, error) {
 			res.Rows = append(res.Rows, row)
 		}
 	}
+}
+
+// jsonFormat writes every value as JSON: numbers as numbers, arrays and maps as such.
+const jsonFormat = "JSONCompactEachRowWithNamesAndTypes"
+
+// QueryJSON is Query with values as JSON, for programs: numbers have all their
+// digits, arrays and maps are such, NULL is null, and what JSON has no number for is
+// a text ("nan", "inf").
+func (c *Client) QueryJSON(ctx context.Context, sql string) (columns []string, rows [][]json.RawMessage, err error) {
+	body, format, err := c.ask(ctx, sql, jsonFormat)
+	if err != nil {
+		return nil, nil, err
+	}
+	if format != jsonFormat {
+		text, err := json.Marshal(string(body))
+		return []string{format}, [][]json.RawMessage{{text}}, err //nolint:wrapcheck // a text always encodes
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	var types []string
+	for _, head := range []*[]string{&columns, &types} {
+		if err := dec.Decode(head); errors.Is(err, io.EOF) {
+			return columns, nil, nil // a statement without an answer
+		} else if err != nil {
+			return nil, nil, fmt.Errorf("decoding ClickHouse's answer: %w", exceptionIn(body, err))
+		}
+	}
+	for {
+		var row []json.RawMessage
+		if err := dec.Decode(&row); errors.Is(err, io.EOF) {
+			return columns, rows, nil
+		} else if err != nil {
+			return nil, nil, fmt.Errorf("decoding ClickHouse's answer: %w", exceptionIn(body, err))
+		}
+		rows = append(rows, row)
+	}
+}
+
+// ask sends a statement and returns the answer in the format, or in the one that the
+// statement names.
+func (c *Client) ask(ctx context.Context, sql, format string) (body []byte, got string, err error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	v := url.Values{"database": {c.cfg.Database}, "default_format": {format}, "output_format_json_quote_64bit_integers": {"0"},
+		"output_format_json_quote_denormals": {"1"}}
+	resp, err := c.post(ctx, v, strings.NewReader(sql))
+	if err != nil {
+		return nil, "", fmt.Errorf("asking ClickHouse: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // a reader
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxResult+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("reading ClickHouse's answer: %w", exceptionIn(body, err))
+	}
+	if len(body) > maxResult {
+		return nil, "", fmt.Errorf("reading ClickHouse's answer: it is longer than %d MiB", maxResult>>20)
+	}
+	return body, cmp.Or(resp.Header.Get("X-ClickHouse-Format"), format), nil
 }
 
 // post sends a request and returns a good answer; an exception is *Exception.

@@ -54,7 +54,11 @@ type Client struct {
 // Connect checks that the brokers answer; it waits up to 10 s (or as long as
 // ctx allows, when that is shorter) for one that is starting.
 func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error) {
-	return connectOver(ctx, cfg, env, (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext)
+	dial := (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	if cfg.Moved == nil {
+		return connectOver(ctx, cfg, env, dial)
+	}
+	return connectOver(ctx, cfg, env, func(ctx context.Context, network, addr string) (net.Conn, error) { return dial(ctx, network, cfg.Moved(addr)) })
 }
 
 // connectOver is Connect over a network that tests may provide.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,8 +34,17 @@ on loopback and ended with the run; its names end in .apache.`,
 			if err := bench.CheckKafka(kafka); err != nil {
 				return withCode(exitUsage, fmt.Errorf("--kafka: %w", err))
 			}
+			names := bench.Names(bench.Options{Kafka: kafka})
+			for _, prefix := range a {
+				if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix) }) {
+					return withCode(exitUsage, fmt.Errorf("no number begins with %q: `autohedge bench --list` names them", prefix))
+				}
+			}
+			if list && t.output == "json" {
+				return t.json(names)
+			}
 			if list {
-				for _, n := range bench.Names(bench.Options{Kafka: kafka}) {
+				for _, n := range names {
 					fmt.Fprintln(t.out, n)
 				}
 				return nil

@@ -58,6 +58,9 @@ A second start goes on with the same data; --fresh begins anew.
 			} else if len(a) > 0 {
 				return withCode(exitUsage, fmt.Errorf("unexpected argument %q: files go with --feed recording:FILE", a[0]))
 			}
+			if o.length < 0 {
+				return withCode(exitUsage, fmt.Errorf("--for %s: want a time of 0 or more", o.length))
+			}
 			return t.demo(cmd.Context(), o)
 		},
 	}

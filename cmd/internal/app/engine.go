@@ -131,6 +131,9 @@ func (e *engine) connectKafka(ctx context.Context) error {
 			return err
 		}
 		cfg.Brokers = []string{addr}
+		if e.broker == nil { // another process runs it
+			cfg.Moved = (&follower{folder: e.folder, part: "kafka", known: []string{addr}}).moved
+		}
 	}
 	client, err := bus.Connect(ctx, cfg, e.env)
 	if err != nil {
@@ -224,6 +227,10 @@ func (e *engine) connectStore(ctx context.Context) error {
 			return err
 		}
 		cfg.URL = url
+		if e.server == nil { // another process runs it
+			cfg.Moved = (&follower{folder: e.folder, part: "clickhouse"}).moved
+			cfg.Moved("") // remembers the present address
+		}
 	}
 	store, err := clickhouse.Connect(ctx, cfg, e.env)
 	if err != nil {

@@ -180,7 +180,7 @@ func (l *live) page(context.Context) page {
 	add("")
 	add("%s", dim(fmt.Sprintf("%-10s %-10s %18s %18s %18s", "VENUE", "SYMBOL", "POSITION", "MARK", "P&L")))
 	for _, x := range positions {
-		add("%-10s %-10s %18s %18s %18s", x.venue, x.symbol, trimZeros(x.qty.String()), trimZeros(x.mark), trimZeros(x.total.String())+" "+x.currency)
+		add("%-10s %-10s %18s %18s %18s", printable(x.venue), printable(x.symbol), trimZeros(x.qty.String()), trimZeros(x.mark), trimZeros(x.total.String())+" "+x.currency)
 	}
 	add("%s %s", dim("P&L"), pnl)
 	add("")
@@ -272,7 +272,7 @@ func shortPositions(all []holding) string {
 	var parts []string
 	for _, h := range all {
 		if !h.qty.IsZero() {
-			parts = append(parts, h.symbol+" "+h.qty.String())
+			parts = append(parts, printable(h.symbol)+" "+h.qty.String())
 		}
 	}
 	if len(parts) == 0 {

@@ -58,7 +58,7 @@ func TestModelDesk(t *testing.T) {
 
 	one := func(sql string) map[string]string {
 		t.Helper()
-		rows := decode[[]map[string]string](t, succeed(t, "query", "--data", data, "-o", "json", sql))
+		rows := queried(t, succeed(t, "query", "--data", data, "-o", "json", sql))
 		if len(rows) != 1 {
 			t.Fatalf("%s: %v", sql, rows)
 		}

@@ -101,7 +101,9 @@ invalid, 4 a dependency is down.`,
 		SilenceUsage:  true,
 		Args:          onlyCommands,
 		RunE:          help,
+		Version:       Version(),
 	}
+	root.SetVersionTemplate("autohedge {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&t.data, "data", "", "data folder (default $AUTOHEDGE_DATA, $XDG_DATA_HOME/autohedge or ~/.local/share/autohedge)")
 	f.StringVar(&t.config, "config", "", "configuration file (YAML)")

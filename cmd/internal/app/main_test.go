@@ -216,6 +216,20 @@ func succeed(t *testing.T, args ...string) string {
 }
 
 // decode reads the one JSON value that a command prints.
+// queried returns the rows of a query's JSON, each value as its JSON writes it.
+func queried(t *testing.T, text string) []map[string]string {
+	t.Helper()
+	var rows []map[string]string
+	for _, r := range decode[[]map[string]any](t, text) {
+		row := make(map[string]string, len(r))
+		for name, v := range r {
+			row[name] = fmt.Sprint(v)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
 func decode[T any](t *testing.T, text string) T {
 	t.Helper()
 	var v T

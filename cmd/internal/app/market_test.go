@@ -2,13 +2,18 @@ package app_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/autohedge/autohedge/cmd/internal/app"
+	"github.com/autohedge/autohedge/cmd/internal/config"
 )
 
 // A data folder holds a simulated market or a real one, whichever command it was
@@ -84,4 +89,63 @@ func ownerOnly(t *testing.T, dir string) {
 	if err != nil || n < 5 {
 		t.Errorf("%d files of %s: %v", n, dir, err)
 	}
+}
+
+// Roles find the folder's Kafka and ClickHouse again when these were killed and come
+// back on other ports.
+func TestRolesFollowMovedServers(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	conf := write(t, t.TempDir(), "autohedge.yaml", unhurried(func(c *config.Config) {
+		c.Embedded.Kafka, c.Embedded.ClickHouse, c.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	}))
+	serve := func(part string) (*process, string) {
+		p := start(t, part, "--config", conf, "--data", data, "--output", "json")
+		return p, p.addresses()["address"]
+	}
+	kafka, kafkaAt := serve("kafka")
+	store, storeAt := serve("clickhouse")
+	roles := start(t, "run", "--config", conf, "--data", data, "--roles", "execution,sinks")
+	roles.ready()
+	health := strings.TrimSuffix(roles.says(`metrics=(http://\S+)/metrics`)[1], "/metrics") + "/health"
+	dependencies := func(status string) func() bool {
+		return func() bool {
+			resp, err := http.Get(health) //nolint:noctx // a test's own server
+			if err != nil {
+				return false
+			}
+			defer func() { _ = resp.Body.Close() }()
+			var report struct {
+				Dependencies map[string]struct{ Status string } `json:"dependencies"`
+			}
+			if err := json.NewDecoder(resp.Body).Decode(&report); err != nil {
+				return false
+			}
+			return report.Dependencies["kafka"].Status == status && report.Dependencies["clickhouse"].Status == status
+		}
+	}
+	until(t, "both are up", dependencies("up"))
+	kafka.kill()
+	store.kill()
+	until(t, "both are down", dependencies("down"))
+	// Somebody else has their ports now.
+	for _, addr := range []string{kafkaAt, strings.TrimPrefix(storeAt, "http://")} {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+	}
+	kafka, kafkaNow := serve("kafka")
+	store, storeNow := serve("clickhouse")
+	if kafkaNow == kafkaAt || storeNow == storeAt {
+		t.Fatalf("the servers did not move: %s, %s", kafkaNow, storeNow)
+	}
+	until(t, "the roles found both again", dependencies("up"))
+	roles.signal(syscall.SIGTERM)
+	roles.ended()
+	kafka.signal(syscall.SIGTERM)
+	store.signal(syscall.SIGTERM)
+	kafka.ended()
+	store.ended()
 }

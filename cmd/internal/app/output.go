@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -21,7 +24,17 @@ func (t *tool) json(v any) error {
 
 // writeTable prints rows under their headings, each column as wide as its
 // widest cell; columns in which all cells are numbers are set flush right.
+//
+// Cells may be what anybody wrote to a topic: a control character is shown as its
+// escape, so that it neither reaches the terminal nor breaks a line.
 func writeTable(w io.Writer, head []string, rows [][]string) error {
+	rows = slices.Clone(rows)
+	for i := range rows {
+		rows[i] = slices.Clone(rows[i])
+		for j := range rows[i] {
+			rows[i][j] = printable(rows[i][j])
+		}
+	}
 	width := make([]int, len(head))
 	right := make([]bool, len(head))
 	for i, h := range head {
@@ -65,6 +78,16 @@ func writeTable(w io.Writer, head []string, rows [][]string) error {
 		return fmt.Errorf("writing table: %w", err)
 	}
 	return nil
+}
+
+// printable returns a text with what does not print, line ends and the marks that
+// reverse the direction of text included, as escapes.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 // thousands writes 12345 as 12,345.

@@ -1,7 +1,9 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,30 +86,57 @@ the statement from stdin.`,
 			if err != nil {
 				return err
 			}
-			res, err := client.Query(cmd.Context(), strings.TrimRight(strings.TrimSpace(sql), ";"))
-			if err := errors.Join(err, closeAll()); err != nil {
+			sql = strings.TrimRight(strings.TrimSpace(sql), ";")
+			if t.output == "json" {
+				columns, rows, err := client.QueryJSON(cmd.Context(), sql)
+				if err := errors.Join(err, closeAll()); err != nil {
+					return err
+				}
+				return t.printObjects(columns, rows)
+			}
+			res, err := client.Query(cmd.Context(), sql)
+			if err := errors.Join(err, closeAll()); err != nil || len(res.Columns) == 0 {
 				return err
 			}
-			return t.printResult(res)
+			return writeTable(t.out, res.Columns, res.Rows)
 		},
 	}
 	c.Flags().StringVar(&session, "session", "", "a replay's session instead of the live database")
 	return c
 }
 
-func (t *tool) printResult(res *clickhouse.Result) error {
-	if t.output == "json" {
-		list := make([]map[string]string, len(res.Rows))
-		for i, r := range res.Rows {
-			list[i] = make(map[string]string, len(r))
-			for j, c := range r {
-				list[i][res.Columns[j]] = c
-			}
+// printObjects prints rows as a list of objects, the columns in their order.
+func (t *tool) printObjects(columns []string, rows [][]json.RawMessage) error {
+	names := make([][]byte, len(columns))
+	for i, c := range columns {
+		var err error
+		if names[i], err = json.Marshal(c); err != nil {
+			return fmt.Errorf("writing JSON: %w", err)
 		}
-		return t.json(list)
 	}
-	if len(res.Columns) == 0 {
-		return nil
+	var b bytes.Buffer
+	b.WriteByte('[')
+	for i, row := range rows {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("\n  {")
+		for j, v := range row {
+			if j > 0 {
+				b.WriteString(", ")
+			}
+			b.Write(names[j])
+			b.WriteString(": ")
+			b.Write(v)
+		}
+		b.WriteByte('}')
 	}
-	return writeTable(t.out, res.Columns, res.Rows)
+	if len(rows) > 0 {
+		b.WriteByte('\n')
+	}
+	b.WriteString("]\n")
+	if _, err := t.out.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	return nil
 }

@@ -91,7 +91,7 @@ func TestReplay(t *testing.T) {
 	}
 	count := func(session string) string {
 		t.Helper()
-		rows := decode[[]map[string]string](t, succeed(t, "query", "--data", data, "--session", session, "-o", "json", "SELECT count() AS n FROM ticks"))
+		rows := queried(t, succeed(t, "query", "--data", data, "--session", session, "-o", "json", "SELECT count() AS n FROM ticks"))
 		return rows[0]["n"]
 	}
 	if n := count("r2"); n != fmt.Sprint(trades+trades/4) {

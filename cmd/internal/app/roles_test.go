@@ -74,7 +74,7 @@ func TestRolesInProcesses(t *testing.T) {
 	one := func(sql string) map[string]string {
 		t.Helper()
 		// By the address in the configuration, not through the folder.
-		rows := decode[[]map[string]string](t, succeed(t, "query", "--config", trading, "--data", t.TempDir(), "-o", "json", sql))
+		rows := queried(t, succeed(t, "query", "--config", trading, "--data", t.TempDir(), "-o", "json", sql))
 		if len(rows) != 1 {
 			t.Fatalf("%s: %v", sql, rows)
 		}

@@ -77,6 +77,11 @@ func (t *tool) run(ctx context.Context, names []string) error {
 	}
 	log.Info("ready", "took", time.Since(begun).Round(time.Millisecond), "roles", strings.Join(names, ","),
 		"metrics", "http://"+e.http.Addr()+"/metrics", "clickhouse", e.storeURL(), "kafka", e.kafkaAddr())
+	if t.output == "json" {
+		if err := t.json(map[string]any{"ready": true, "roles": names, "metrics": "http://" + e.http.Addr() + "/metrics", "clickhouse": e.storeURL(), "kafka": e.kafkaAddr()}); err != nil {
+			e.fault(err.Error())
+		}
+	}
 	select {
 	case <-ctx.Done():
 	case <-e.failed:

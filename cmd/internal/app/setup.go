@@ -1,13 +1,17 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/autohedge/autohedge/cmd/internal/config"
@@ -166,6 +170,7 @@ kept unless --force is given.`,
 			if err := os.MkdirAll(dir, 0o750); err != nil {
 				return fmt.Errorf("making %s: %w", dir, err)
 			}
+			var wrote []string
 			for _, f := range []struct{ name, text string }{{"autohedge.yaml", config.SampleFile()}, {".env.example", config.SampleEnv}} {
 				path := filepath.Join(dir, f.name)
 				flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
@@ -183,7 +188,13 @@ kept unless --force is given.`,
 				if err = errors.Join(err, file.Close()); err != nil {
 					return fmt.Errorf("writing %s: %w", path, err)
 				}
-				fmt.Fprintln(t.out, "wrote", path)
+				wrote = append(wrote, path)
+				if t.output != "json" {
+					fmt.Fprintln(t.out, "wrote", path)
+				}
+			}
+			if t.output == "json" {
+				return t.json(map[string][]string{"wrote": wrote})
 			}
 			fmt.Fprintln(t.err, "next: autohedge check --config", filepath.Join(dir, "autohedge.yaml"))
 			return nil
@@ -197,7 +208,19 @@ kept unless --force is given.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprint(t.out, config.Sample(cfg))
+			if t.output != "json" {
+				fmt.Fprint(t.out, config.Sample(cfg))
+				return nil
+			}
+			text, err := yaml.YAMLToJSON([]byte(config.Sample(cfg)))
+			if err != nil {
+				return fmt.Errorf("writing the configuration as JSON: %w", err)
+			}
+			var b bytes.Buffer
+			if err := json.Indent(&b, text, "", "  "); err != nil {
+				return fmt.Errorf("writing the configuration as JSON: %w", err)
+			}
+			fmt.Fprintln(t.out, strings.TrimRight(b.String(), "\n"))
 			return nil
 		},
 	}
@@ -210,6 +233,9 @@ func (t *tool) schemaCommand() *cobra.Command {
 		Use: "schema", Short: "Print the Protobuf schema of the records", GroupID: "setup", Args: args(cobra.NoArgs),
 		Example: "  autohedge schema > event.proto && protoc --python_out=. event.proto",
 		RunE: func(*cobra.Command, []string) error {
+			if t.output == "json" {
+				return t.json(map[string]string{"file": "event.proto", "schema": event.Schema})
+			}
 			fmt.Fprint(t.out, event.Schema)
 			return nil
 		},

@@ -29,6 +29,9 @@ Kinds: drop, close, stall, mute, duplicate, garbage, shutdown.`,
 		Example: "  autohedge simulate --listen 127.0.0.1:9500 --rate 5000 --schedule demo",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			if length < 0 {
+				return withCode(exitUsage, fmt.Errorf("--for %s: want a time of 0 or more", length))
+			}
 			if length > 0 {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(ctx, length)
