@@ -1,8 +1,8 @@
 package clickhouse
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -88,7 +88,9 @@ func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error
 	dial := (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	if cfg.Moved != nil {
 		plain := dial
-		dial = func(ctx context.Context, network, addr string) (net.Conn, error) { return plain(ctx, network, cfg.Moved(addr)) }
+		dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return plain(ctx, network, cfg.Moved(addr))
+		}
 	}
 	c.http = &http.Client{Transport: &http.Transport{
 		Proxy:        http.ProxyFromEnvironment,

@@ -36,7 +36,7 @@ func newBudget(e *engine) *budget {
 	b := &budget{
 		meter: capacity.NewMeter(f.Root(), e.cfg.MaxBytes, []capacity.Room{
 			{Name: "kafka", Dir: f.Kafka()}, {Name: "clickhouse", Dir: f.ClickHouse()}, {Name: "spill", Dir: f.Spill()},
-			{Name: "paper", Dir: f.Paper()}, {Name: "sim", Dir: f.Sim()},
+			{Name: "paper", Dir: f.Paper()}, {Name: "sim", Dir: f.Sim()}, {Name: "log", Dir: f.LogFiles()},
 		}),
 		used:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_data_used_bytes", Help: "What the data folder takes on disk, by room."}, []string{"room"}),
 		limit: prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_data_limit_bytes", Help: "What the data folder may take: data_max_bytes."}),

@@ -118,6 +118,7 @@ func (e *engine) connect(ctx context.Context, needStore bool) error {
 	e.watching.Go(func() { e.board.Watch(wctx, 5*time.Second) })
 	e.watching.Go(func() { e.watchLogs(wctx) })
 	e.budget = newBudget(e)
+	e.board.AddCondition("disk", func() string { return e.budget.meter.Last().Full })
 	e.watching.Go(func() { e.budget.watch(wctx, e) })
 	return nil
 }

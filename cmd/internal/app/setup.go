@@ -1,17 +1,13 @@
 package app
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/autohedge/autohedge/cmd/internal/config"
@@ -212,16 +208,11 @@ kept unless --force is given.`,
 				fmt.Fprint(t.out, config.Sample(cfg))
 				return nil
 			}
-			text, err := yaml.YAMLToJSON([]byte(config.Sample(cfg)))
+			text, err := config.SampleJSON(cfg)
 			if err != nil {
-				return fmt.Errorf("writing the configuration as JSON: %w", err)
+				return err
 			}
-			var b bytes.Buffer
-			if err := json.Indent(&b, text, "", "  "); err != nil {
-				return fmt.Errorf("writing the configuration as JSON: %w", err)
-			}
-			fmt.Fprintln(t.out, strings.TrimRight(b.String(), "\n"))
-			return nil
+			return t.json(text)
 		},
 	}
 	c.AddCommand(initialise, show)

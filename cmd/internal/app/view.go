@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"gopkg.in/natefinch/lumberjack.v2"
+
 	"github.com/autohedge/autohedge/cmd/internal/folder"
 )
 
@@ -15,9 +17,15 @@ type view struct {
 	screen *screen   // nil without a terminal
 	lines  io.Writer // plain lines
 	log    *tailBuffer
-	file   *os.File
+	file   io.Closer
 	due    time.Time
 }
+
+// The demo's log goes to another file at this size; so many former ones are kept.
+const (
+	logFileMiB = 16
+	logFiles   = 3
+)
 
 // newView decides how to show. With a terminal the log goes to a file, and its
 // last lines to the foot of the screen; with --output json everything but the
@@ -32,11 +40,11 @@ func (t *tool) newView(f *folder.Folder) (*view, error) {
 	if !terminal || os.Getenv("TERM") == "dumb" {
 		return v, nil
 	}
-	path := filepath.Join(f.Root(), "demo.log")
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the log: %w", err)
+	if err := os.MkdirAll(f.LogFiles(), 0o700); err != nil {
+		return nil, fmt.Errorf("making the folder of the log: %w", err)
 	}
+	path := filepath.Join(f.LogFiles(), "demo.log")
+	file := &lumberjack.Logger{Filename: path, MaxSize: logFileMiB, MaxBackups: logFiles}
 	v.screen, v.file, v.log.next = &screen{w: out, terminal: &t.terminal}, file, file
 	fmt.Fprintf(t.err, "starting; the log is %s\n", path)
 	return v, nil

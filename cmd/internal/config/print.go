@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"sort"
@@ -191,4 +192,13 @@ func wrap(text string, width int) []string {
 		line += w
 	}
 	return append(lines, line)
+}
+
+// SampleJSON is Sample as JSON, without its comments.
+func SampleJSON(c Config) (json.RawMessage, error) {
+	text, err := yaml.YAMLToJSON([]byte(Sample(c)))
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration as JSON: %w", err)
+	}
+	return text, nil
 }

@@ -76,7 +76,7 @@ func (f *Folder) closeToOthers() error {
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
 		return nil
 	}
-	if err := os.Chmod(f.root, 0o700); err != nil {
+	if err := os.Chmod(f.root, 0o700); err != nil { //nolint:gosec // a folder
 		return fmt.Errorf("taking others' rights from data folder %s: %w", f.root, err)
 	}
 	return nil
@@ -101,6 +101,9 @@ func (f *Folder) Sim() string { return filepath.Join(f.root, "sim") }
 
 // Spill is where producers keep what neither Kafka nor their memory takes.
 func (f *Folder) Spill() string { return filepath.Join(f.root, "spill") }
+
+// LogFiles is where log files are.
+func (f *Folder) LogFiles() string { return filepath.Join(f.root, "log") }
 
 // Logs is the file that says which logs the folder was used with.
 func (f *Folder) Logs() string { return filepath.Join(f.root, "logs.json") }

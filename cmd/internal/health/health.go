@@ -8,8 +8,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,11 +45,15 @@ type Usage struct {
 
 // Report is the answer of /health.
 type Report struct {
-	Status       string           `json:"status"` // ok, starting, stopping, unhealthy
+	Status       string           `json:"status"` // ok, degraded: why, starting, stopping, unhealthy: why
 	Ready        bool             `json:"ready"`
 	Dependencies map[string]State `json:"dependencies"`
-	Disk         *Usage           `json:"disk,omitempty"`
-	Memory       *Usage           `json:"memory,omitempty"`
+	// Degraded is what is wrong although the process may be sent work, by name.
+	Degraded map[string]string `json:"degraded,omitempty"`
+	// Details is what parts of the process say of themselves, by name.
+	Details map[string]any `json:"details,omitempty"`
+	Disk    *Usage         `json:"disk,omitempty"`
+	Memory  *Usage         `json:"memory,omitempty"`
 	// Data is what the data folder takes and may take, once it was measured.
 	Data any `json:"data,omitempty"`
 }
@@ -61,12 +68,32 @@ type Board struct {
 	phase   string
 	waiting map[string]bool // roles that are not ready yet
 	data    any
+
+	conditions map[string]func() string
+	details    map[string]func() any
 }
 
 // NewBoard returns a board of a starting process; dir is the folder whose disk
 // it watches.
 func NewBoard(dir string) *Board {
-	return &Board{dir: dir, checks: make(map[string]Check), states: make(map[string]State), phase: "starting", waiting: make(map[string]bool)}
+	return &Board{dir: dir, checks: make(map[string]Check), states: make(map[string]State), phase: "starting", waiting: make(map[string]bool),
+		conditions: make(map[string]func() string), details: make(map[string]func() any)}
+}
+
+// AddCondition adds something that can be wrong without making the process unfit for
+// work: f returns what is wrong now, or nothing. It returns at once.
+func (b *Board) AddCondition(name string, f func() string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conditions[name] = f
+}
+
+// AddDetail adds what a part of the process says of itself, as it becomes JSON. f
+// returns at once.
+func (b *Board) AddDetail(name string, f func() any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.details[name] = f
 }
 
 // Add adds a dependency.
@@ -189,12 +216,29 @@ func (b *Board) Report() Report {
 	}
 	phase := b.phase
 	r.Data = b.data
+	conditions, details := maps.Clone(b.conditions), maps.Clone(b.details)
 	b.mu.Unlock()
+	for name, f := range conditions {
+		if wrong := f(); wrong != "" {
+			if r.Degraded == nil {
+				r.Degraded = make(map[string]string)
+			}
+			r.Degraded[name] = wrong
+		}
+	}
+	for name, f := range details {
+		if r.Details == nil {
+			r.Details = make(map[string]any, len(details))
+		}
+		r.Details[name] = f()
+	}
 	switch {
 	case phase != "running":
 		r.Status = phase
 	case !ready:
 		r.Status = "unhealthy: " + why
+	case len(r.Degraded) > 0:
+		r.Status = "degraded: " + strings.Join(slices.Sorted(maps.Keys(r.Degraded)), ", ")
 	}
 	if d, err := disk.Usage(b.dir); err == nil {
 		r.Disk = &Usage{UsedPercent: d.UsedPercent, FreeBytes: d.Free}
@@ -219,7 +263,7 @@ func (b *Board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		rep := b.Report()
 		code := http.StatusOK
-		if rep.Status != "ok" {
+		if rep.Status != "ok" && !strings.HasPrefix(rep.Status, "degraded: ") {
 			code = http.StatusServiceUnavailable
 		}
 		answer(w, code, rep)

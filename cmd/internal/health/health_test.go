@@ -74,3 +74,20 @@ func TestReadinessAndDependencies(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// What is wrong without making the process unfit for work is told and changes no code.
+func TestConditionsDegrade(t *testing.T) {
+	b := NewBoard(t.TempDir())
+	b.SetPhase("running")
+	wrong := ""
+	b.AddCondition("disk", func() string { return wrong })
+	b.AddCondition("halt", func() string { return "" })
+	b.AddDetail("feeds", func() any { return []string{"binance"} })
+	if code, r := get(t, b, "/health"); code != http.StatusOK || r.Status != "ok" || len(r.Degraded) != 0 || r.Details["feeds"] == nil {
+		t.Errorf("nothing is wrong: %d %+v", code, r)
+	}
+	wrong = "the disk is full"
+	if code, r := get(t, b, "/health"); code != http.StatusOK || r.Status != "degraded: disk" || r.Degraded["disk"] != wrong || !r.Ready {
+		t.Errorf("the disk is full: %d %+v", code, r)
+	}
+}
