@@ -386,7 +386,7 @@ func (w *worker) judge(ctx context.Context, j *job) (*event.Verdict, error) {
 	r, s := w.role, j.signal
 	qty := r.holdings.quantity(s.Account, s.Strategy, s.Venue, s.Symbol)
 	lineage := event.Lineage{Topic: event.TopicSignals, Partition: w.a.Partition, Offset: j.offset}
-	in := desk.Input{Signal: s, Lineage: lineage, Position: qty, Time: r.watch(s), Journal: &journal{w: w, job: j}}
+	in := desk.Input{Signal: s, Lineage: lineage, Position: qty, Time: r.watch(s), Journal: &journal{w: w, job: j}, Replay: r.replay}
 	in.PriceTick, in.QtyStep = r.steps.of(s.Venue, s.Symbol)
 	v, err := r.desk.Judge(ctx, in)
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 	ReasonFiltered      = "filtered"          // the provider's content filter
 	ReasonRateLimited   = "rate_limited"      // 429
 	ReasonProviderError = "provider_error"    // any other failure of the endpoint
+	ReasonDiverged      = "journal_differs"   // a replay asks another question than was journalled
 )
 
 // Reason codes of what was judged.
@@ -73,6 +74,9 @@ type Input struct {
 	Position event.Decimal
 	// PriceTick and QtyStep are the venue's steps; zero when not known.
 	PriceTick, QtyStep event.Decimal
+	// Replay says that the journal is replayed: a question that it has no answer to is
+	// reported where live it would be asked.
+	Replay bool
 	Time               Time
 	// Journal is not used by the deterministic desk.
 	Journal Journal

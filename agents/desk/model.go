@@ -59,23 +59,20 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 		Schema:     q.schema,
 	}
 	prompt := event.Hash([]byte(q.system), q.schema)
-	attempt := c.calls[q.role]
-	c.calls[q.role]++
-	id := event.CallID(c.decision, q.role, prompt, m.model.Model(), attempt)
-
-	call, x, replayed, late := m.exchange(ctx, c, id, req)
-	if err := ctx.Err(); err != nil {
-		return err // shutting down, not an answer
+	ex, err := m.exchange(ctx, c, q.role, prompt, req)
+	if err != nil {
+		return err
 	}
+	x := ex.Exchange
 	c.in.Time.Spent(x.Latency)
 	abst := judge(x, dst)
-	if !replayed {
-		call = &event.ModelCall{
-			ID: id, DecisionID: c.decision, SignalID: c.sig.ID, Role: q.role, Prompt: prompt,
-			Endpoint: m.model.Endpoint(), Model: m.model.Model(), ModelReturned: x.ModelReturned, Attempt: attempt,
-			Request: x.Request, Response: x.Response, Status: uint32(x.Status), Outcome: x.Outcome, Error: x.Error,
+	if ex.recorded == nil {
+		call := &event.ModelCall{
+			ID: ex.id, DecisionID: c.decision, SignalID: c.sig.ID, Role: q.role, Prompt: prompt, RequestHash: ex.request,
+			Endpoint: m.model.Endpoint(), Model: m.model.Model(), ModelReturned: x.ModelReturned, Attempt: ex.attempt,
+			Request: x.Request, Response: x.Response, Status: uint32(x.Status), Outcome: x.Outcome, Error: x.Error, Late: ex.late,
 			InputTokens: uint32(x.InputTokens), OutputTokens: uint32(x.OutputTokens), CachedTokens: uint32(x.CachedTokens),
-			Time: call.Time, Latency: int64(x.Latency), Lineage: c.in.Lineage,
+			Time: ex.time, Latency: int64(x.Latency), Lineage: c.in.Lineage,
 		}
 		if err := c.in.Journal.Record(ctx, call); err != nil {
 			return fmt.Errorf("journalling the call of %s: %w", q.role, err)
@@ -86,7 +83,7 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 	if err := c.expired(); err != nil {
 		return err
 	}
-	if late && abst != nil {
+	if ex.late && abst != nil {
 		return &Abstention{ReasonDeadline, q.role + ": deadline passed while waiting for the answer"}
 	}
 	if abst != nil {
@@ -96,20 +93,53 @@ func (m *modelAgents) ask(ctx context.Context, c *Case, q question, dst llm.Chec
 	return nil
 }
 
-// exchange looks the call up first: a redelivered signal re-uses what was paid
-// for. Otherwise it asks, within what is left of the signal's time; late says that
-// this ran out, whatever a clock that was read at another moment says.
-func (m *modelAgents) exchange(ctx context.Context, c *Case, id event.ID, req llm.Request) (call *event.ModelCall, x *llm.Exchange, replayed, late bool) {
-	if rec, ok := c.in.Journal.Recorded(id); ok {
-		return rec, m.model.Replay(ctx, req, llm.Recorded{
-			Status: int(rec.Status), Response: rec.Response, Outcome: rec.Outcome, Error: rec.Error, Latency: time.Duration(rec.Latency),
-		}), true, false
+// exchanged is an answer and where it came from.
+type exchanged struct {
+	*llm.Exchange
+	id, request event.ID
+	attempt     uint32
+	time        int64            // when it was asked
+	late        bool             // the signal's time ran out while it was waited for
+	recorded    *event.ModelCall // the journal's, nil where the model was asked now
+}
+
+// exchange looks into the journal first: a redelivered signal re-uses what was paid
+// for, as it was judged then. An answer to another question, because the position or
+// the configuration is another by now, is not re-used: live the model is asked again,
+// a replay reports it. Otherwise the model is asked, within what is left of the
+// signal's time.
+func (m *modelAgents) exchange(ctx context.Context, c *Case, role string, prompt event.ID, req llm.Request) (exchanged, error) {
+	request := event.Hash([]byte(req.System), []byte(req.User), []byte(req.SchemaName), req.Schema, []byte(m.model.Model()))
+	for {
+		attempt := c.calls[role]
+		c.calls[role]++
+		id := event.CallID(c.decision, role, prompt, m.model.Model(), attempt)
+		rec, ok := c.in.Journal.Recorded(id)
+		switch {
+		case !ok:
+			now := c.in.Time.Now()
+			short, cancel := context.WithTimeout(ctx, time.Duration(c.sig.Deadline-now))
+			x := m.model.Complete(short, req)
+			late := short.Err() != nil
+			cancel()
+			if err := ctx.Err(); err != nil {
+				return exchanged{}, err // shutting down, not an answer
+			}
+			return exchanged{Exchange: x, id: id, request: request, attempt: attempt, time: now, late: late}, nil
+		// A build of before wrote no hash: what it asked is not known to be another.
+		case rec.RequestHash == request || rec.RequestHash == event.ID{}:
+			x := m.model.Replay(ctx, req, llm.Recorded{
+				Status: int(rec.Status), Response: rec.Response, Outcome: rec.Outcome, Error: rec.Error, Latency: time.Duration(rec.Latency),
+				ModelReturned: rec.ModelReturned, InputTokens: int(rec.InputTokens), OutputTokens: int(rec.OutputTokens), CachedTokens: int(rec.CachedTokens),
+			})
+			if err := ctx.Err(); err != nil {
+				return exchanged{}, err
+			}
+			return exchanged{Exchange: x, id: id, request: request, attempt: attempt, time: rec.Time, late: rec.Late, recorded: rec}, nil
+		case c.in.Replay:
+			return exchanged{}, &Abstention{ReasonDiverged, fmt.Sprintf("%s: call %s was journalled for request %s, the question now is %s", role, id, rec.RequestHash, request)}
+		}
 	}
-	now := c.in.Time.Now()
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.sig.Deadline-now))
-	defer cancel()
-	x = m.model.Complete(ctx, req)
-	return &event.ModelCall{Time: now}, x, false, ctx.Err() != nil
 }
 
 // judge decodes a whole answer and maps every other outcome to its reason. An

@@ -465,3 +465,69 @@ func checkWith(t *testing.T, good llm.Checker, i int, v any) error {
 	}
 	return checker.Check()
 }
+
+// What the journal answers is what was recorded, whatever the bytes would come to if
+// they were read again: a whole body that the transport called cut, and a deadline
+// that passed while the answer was waited for.
+func TestJournalAnswersAsRecorded(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(c *event.ModelCall)
+		reason string
+	}{
+		{"a body that was cut after its JSON", func(c *event.ModelCall) {
+			c.Outcome, c.Error = event.OutcomeProviderError, "exchanging with the endpoint: unexpected EOF"
+		}, ReasonProviderError},
+		{"a drip that ran out of time", func(c *event.ModelCall) { c.Outcome, c.Error = event.OutcomeTimeout, "no whole answer in time" }, ReasonTimeout},
+		{"the deadline", func(c *event.ModelCall) {
+			c.Outcome, c.Error, c.Late, c.Status, c.Response = event.OutcomeTimeout, "no whole answer in time", true, 0, nil
+		}, ReasonDeadline},
+		{"an answer outside of the contract", func(c *event.ModelCall) { c.Outcome, c.Error = event.OutcomeSchema, `field "x" is missing` }, ReasonSchema},
+		{"an answer of a build without hashes", func(c *event.ModelCall) { c.RequestHash = event.ID{} }, ReasonAgreed},
+	} {
+		s := llmtest.Start(t, llmtest.Desk(nil))
+		d := modelDesk(t, scripted(), s.URL)
+		j := new(memory)
+		in := input(t, nil)
+		in.Journal = j
+		judgeWith(t, d, in)
+		tc.change(j.calls[0])
+		asked := len(s.Calls())
+		again := judgeWith(t, d, Input{Signal: in.Signal, Lineage: in.Lineage, Time: &still{in.Signal.Time}, Journal: j})
+		if again.Decision.Reason != tc.reason || len(s.Calls()) != asked {
+			t.Errorf("%s: reason %s after %d more calls, want %s without a call", tc.name, again.Decision.Reason, len(s.Calls())-asked, tc.reason)
+		}
+	}
+}
+
+// A journalled answer to another question is asked again live, under an id of its own,
+// and reported in a replay.
+func TestJournalAnswersTheSameQuestion(t *testing.T) {
+	s := llmtest.Start(t, llmtest.Desk(nil))
+	d := modelDesk(t, scripted(), s.URL)
+	j := new(memory)
+	in := input(t, nil)
+	in.Journal = j
+	judgeWith(t, d, in)
+	first := j.calls
+	j.calls = j.calls[:1] // a crash after the Director's answer
+	moved := Input{Signal: in.Signal, Lineage: in.Lineage, Time: &still{in.Signal.Time}, Journal: j, Position: event.MustDecimal("7"), Replay: true}
+	if v := judgeWith(t, d, moved); v.Decision.Reason != ReasonDiverged || v.Decision.Action != event.ActionAbstain || len(s.Calls()) != len(first) {
+		t.Errorf("a replay: %s %s after %d calls, want abstain %s without one", v.Decision.Action, v.Decision.Reason, len(s.Calls())-len(first), ReasonDiverged)
+	}
+	moved.Replay = false
+	judgeWith(t, d, moved)
+	if n := len(s.Calls()) - len(first); n < 2 {
+		t.Fatalf("%d calls with another position, want all of them again", n)
+	}
+	ids := map[event.ID]bool{}
+	for _, c := range j.calls {
+		if ids[c.ID] {
+			t.Errorf("two calls of %s have one id", c.Role)
+		}
+		ids[c.ID] = true
+	}
+	if c := j.calls[1]; c.Role != first[0].Role || c.Attempt != 1 || c.RequestHash == first[0].RequestHash {
+		t.Errorf("the second call is %s, attempt %d: want %s asked again", c.Role, c.Attempt, first[0].Role)
+	}
+}

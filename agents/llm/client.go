@@ -14,7 +14,6 @@ import (
 
 	openai "github.com/sashabaranov/go-openai"
 
-	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -39,8 +38,9 @@ type Exchange struct {
 	Outcome event.Outcome
 	// Error says for people why Outcome is not OutcomeOK, bounded and redacted.
 	Error string
-	// Request and Response are the HTTP bodies, the API key replaced by
-	// <secret>; Status is 0 when no response came.
+	// Request and Response are the HTTP bodies, the API key replaced by <secret> before
+	// anything else was done with them, so that no field has it; Status is 0 when no
+	// response came.
 	Request  []byte
 	Response []byte
 	Status   int
@@ -60,6 +60,9 @@ type Recorded struct {
 	Outcome  event.Outcome
 	Error    string
 	Latency  time.Duration
+
+	ModelReturned                           string
+	InputTokens, OutputTokens, CachedTokens int
 }
 
 // Client asks one endpoint. It is safe for concurrent use.
@@ -86,6 +89,7 @@ func New(cfg Config) *Client {
 	}
 	c.recorder = &recorder{
 		limit: cfg.MaxResponseBytes,
+		key:   cfg.APIKey,
 		http: &http.Client{
 			Transport: &http.Transport{
 				Proxy:                 http.ProxyFromEnvironment,
@@ -131,15 +135,16 @@ func (c *Client) Complete(ctx context.Context, r Request) *Exchange {
 	return c.exchange(ctx, r, nil)
 }
 
-// Replay answers the request from a recorded exchange, through the same code
-// path as a live answer, without the network.
+// Replay answers the request from a recorded exchange, without the network. What it
+// came to is what was recorded; only the text of an answer that was whole is read
+// from its bytes again, through the same code as live.
 func (c *Client) Replay(ctx context.Context, r Request, rec Recorded) *Exchange {
-	if rec.Status == 0 {
-		// No response was recorded: the outcome is all there is.
-		return &Exchange{Outcome: rec.Outcome, Error: rec.Error, Latency: rec.Latency}
+	x := &Exchange{Outcome: rec.Outcome, Error: rec.Error, Status: rec.Status, Response: rec.Response}
+	if rec.Outcome == event.OutcomeOK {
+		x = c.exchange(ctx, r, &rec)
 	}
-	x := c.exchange(ctx, r, &rec)
-	x.Latency = rec.Latency
+	x.Latency, x.ModelReturned = rec.Latency, rec.ModelReturned
+	x.InputTokens, x.OutputTokens, x.CachedTokens = rec.InputTokens, rec.OutputTokens, rec.CachedTokens
 	return x
 }
 
@@ -148,12 +153,13 @@ func (c *Client) exchange(ctx context.Context, r Request, rec *Recorded) *Exchan
 	start := time.Now()
 	resp, err := c.api.CreateChatCompletion(context.WithValue(ctx, tapeKey{}, t), c.request(r))
 	x := &Exchange{
-		Request:  redact(t.request, c.cfg.APIKey),
-		Response: redact(t.response, c.cfg.APIKey),
+		Request:  t.request,
+		Response: t.response,
 		Status:   t.status,
 		Latency:  time.Since(start),
 	}
 	c.classify(ctx, x, t, resp, err)
+	// What came was redacted before it was decoded; an error of the transport was not.
 	x.Error = bounded(string(redact([]byte(x.Error), c.cfg.APIKey)), 300)
 	if x.RetryAfter > 0 && rec == nil {
 		c.hold(time.Now().Add(x.RetryAfter))
@@ -226,9 +232,9 @@ func (c *Client) hold(until time.Time) {
 // unrefused answer that ended by itself is OutcomeOK.
 func (c *Client) classify(ctx context.Context, x *Exchange, t *tape, resp openai.ChatCompletionResponse, err error) {
 	x.ModelReturned = bounded(resp.Model, 100)
-	x.InputTokens, x.OutputTokens = max(resp.Usage.PromptTokens, 0), max(resp.Usage.CompletionTokens, 0)
+	x.InputTokens, x.OutputTokens = tokens(resp.Usage.PromptTokens), tokens(resp.Usage.CompletionTokens)
 	if d := resp.Usage.PromptTokensDetails; d != nil {
-		x.CachedTokens = max(d.CachedTokens, 0)
+		x.CachedTokens = tokens(d.CachedTokens)
 	}
 	fail := func(o event.Outcome, format string, args ...any) {
 		x.Outcome, x.Error = o, fmt.Sprintf(format, args...)
@@ -265,6 +271,12 @@ func (c *Client) classify(ctx context.Context, x *Exchange, t *tape, resp openai
 		c.classifyAnswer(x, t, resp, fail)
 	}
 }
+
+// maxTokens bounds what an endpoint can book for one call: more is a wrong number,
+// and sums of it must not wrap.
+const maxTokens = 1 << 24
+
+func tokens(n int) int { return min(max(n, 0), maxTokens) }
 
 func (c *Client) classifyAnswer(x *Exchange, t *tape, resp openai.ChatCompletionResponse, fail func(event.Outcome, string, ...any)) {
 	if err := scan(t.response); err != nil {
@@ -315,7 +327,10 @@ func httpError(status int, err error) string {
 	}
 	var ae *openai.APIError
 	if errors.As(err, &ae) {
-		return fmt.Sprintf("endpoint answered %d: %v %s", status, ae.Code, ae.Message)
+		if code := fmt.Sprint(ae.Code); ae.Code != nil && code != "0" {
+			return fmt.Sprintf("endpoint answered %d: %s %s", status, code, ae.Message)
+		}
+		return fmt.Sprintf("endpoint answered %d: %s", status, ae.Message)
 	}
 	return fmt.Sprintf("endpoint answered %d", status)
 }
@@ -333,16 +348,4 @@ func filtered(err error) bool {
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
-}
-
-// minSecret is the shortest key that redact looks for: local servers are given
-// words like "none" as a key, and replacing those would spoil the record.
-const minSecret = 8
-
-// redact replaces the key, should an endpoint echo it.
-func redact(b []byte, key component.Secret) []byte {
-	if len(b) == 0 || len(key.Reveal()) < minSecret {
-		return b
-	}
-	return replaceSecret(b, key.Reveal())
 }

@@ -59,7 +59,8 @@ func TestComplete(t *testing.T) {
 	}
 
 	// The same exchange from the record gives the same answer and calls nobody.
-	y := c.Replay(t.Context(), question, Recorded{Status: x.Status, Response: x.Response, Outcome: x.Outcome, Latency: x.Latency})
+	y := c.Replay(t.Context(), question, Recorded{Status: x.Status, Response: x.Response, Outcome: x.Outcome, Latency: x.Latency,
+		ModelReturned: x.ModelReturned, InputTokens: x.InputTokens, OutputTokens: x.OutputTokens, CachedTokens: x.CachedTokens})
 	if y.Content != x.Content || y.Outcome != x.Outcome || y.InputTokens != x.InputTokens || y.Latency != x.Latency {
 		t.Errorf("replay: got %+v, want as %+v", y, x)
 	}

@@ -2,13 +2,15 @@ package llm
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 // tape holds one exchange as it passes the recorder.
@@ -32,6 +34,7 @@ type tapeKey struct{}
 type recorder struct {
 	http  *http.Client
 	limit int
+	key   component.Secret
 }
 
 // Do implements openai.HTTPDoer.
@@ -50,7 +53,7 @@ func (r *recorder) Do(req *http.Request) (*http.Response, error) {
 			t.err = err
 			return nil, err
 		}
-		t.request = b
+		t.request = redact(b, r.key)
 		req.Body = io.NopCloser(bytes.NewReader(b))
 	}
 	if t.replay != nil {
@@ -68,6 +71,7 @@ func (r *recorder) Do(req *http.Request) (*http.Response, error) {
 	if len(t.response) > r.limit {
 		t.response, t.overflow = t.response[:r.limit], true
 	}
+	t.response = redact(t.response, r.key)
 	if t.err != nil {
 		return nil, t.err
 	}
@@ -108,22 +112,11 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(d, 0), maxRetryAfter)
 }
 
-// replaceSecret replaces the secret, plain and as JSON writes it.
-func replaceSecret(b []byte, secret string) []byte {
-	b = bytes.ReplaceAll(b, []byte(secret), []byte("<secret>"))
-	if q, err := json.Marshal(secret); err == nil {
-		if inner := q[1 : len(q)-1]; string(inner) != secret {
-			b = bytes.ReplaceAll(b, inner, []byte("<secret>"))
-		}
-	}
-	return b
-}
-
-// bounded cuts text for people at n bytes, on a rune, and makes control
-// characters harmless to a terminal.
+// bounded cuts text for people at n bytes, on a rune, and makes control characters
+// and marks that reverse the direction of text harmless.
 func bounded(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == utf8.RuneError {
+		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == utf8.RuneError || unicode.Is(unicode.Bidi_Control, r) {
 			return ' '
 		}
 		return r

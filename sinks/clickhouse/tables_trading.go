@@ -90,7 +90,8 @@ func (journalKinds) Type() proto.ColumnType { return "Enum8('model_call' = 1, 'v
 type journalRows struct {
 	lineage
 	source
-	id, decisionID, signalID, prompt                         ids
+	id, decisionID, signalID, prompt, requestHash            ids
+	late                                                     proto.ColBool
 	kind                                                     journalKinds
 	time                                                     times
 	role, endpoint, model, modelReturned, desk, reason       lowCard
@@ -105,7 +106,7 @@ type journalRows struct {
 func (r *journalRows) columns() []named {
 	return r.lineage.with(r.source.with(
 		named{"event_id", &r.id}, named{"kind", &r.kind}, named{"decision_id", &r.decisionID}, named{"signal_id", &r.signalID}, named{"time", &r.time},
-		named{"role", &r.role}, named{"prompt", &r.prompt}, named{"endpoint", &r.endpoint}, named{"model", &r.model}, named{"model_returned", &r.modelReturned},
+		named{"role", &r.role}, named{"prompt", &r.prompt}, named{"request_hash", &r.requestHash}, named{"late", &r.late}, named{"endpoint", &r.endpoint}, named{"model", &r.model}, named{"model_returned", &r.modelReturned},
 		named{"attempt", &r.attempt}, named{"request", &r.request}, named{"response", &r.response}, named{"status", &r.status}, named{"outcome", &r.outcome},
 		named{"error", &r.errText}, named{"input_tokens", &r.inputTokens}, named{"output_tokens", &r.outputTokens}, named{"cached_tokens", &r.cachedTokens},
 		named{"latency_ns", &r.latency}, named{"desk", &r.desk}, named{"action", &r.action}, named{"reason", &r.reason},
@@ -121,6 +122,8 @@ func (r *journalRows) common(p *place, kind journalKind, c *event.ModelCall, v *
 	r.time.Append(c.Time)
 	r.role.add(c.Role)
 	r.prompt.add(c.Prompt)
+	r.requestHash.add(c.RequestHash)
+	r.late.Append(c.Late)
 	r.endpoint.add(c.Endpoint)
 	r.model.add(c.Model)
 	r.modelReturned.add(c.ModelReturned)

@@ -80,6 +80,11 @@ type ModelCall struct {
 	Time          int64   `json:"time"`    // when it was sent
 	Latency       int64   `json:"latency"` // nanoseconds
 	Lineage       Lineage `json:"lineage"`
+	// RequestHash names the whole question: prompt, schema, data and model. Zero in
+	// records of builds that did not write it.
+	RequestHash ID `json:"request_hash"`
+	// Late says that the signal's deadline passed while the answer was waited for.
+	Late bool `json:"late,omitempty"`
 }
 
 // RoleVerdict is what one agent of the desk said.

@@ -134,6 +134,8 @@ func (m *ModelCall) fields(c *coder) {
 	c.time(18, &m.Time)
 	c.int(19, &m.Latency)
 	c.message(20, m.Lineage.fields)
+	c.id(21, &m.RequestHash)
+	c.bool(22, &m.Late)
 }
 
 func (r *RoleVerdict) fields(c *coder) {
