@@ -10,7 +10,7 @@ shift 2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-printf 'kafka:\n  brokers: [%s]\n' "$KAFKA_BROKERS" >"$work/autohedge.yaml"
+{ cat "$(dirname "$0")/demo.yaml"; printf 'kafka:\n  brokers: [%s]\n' "$KAFKA_BROKERS"; } >"$work/autohedge.yaml"
 
 run() { # NAME ARGUMENT...
   local name=$1

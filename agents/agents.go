@@ -32,6 +32,7 @@ type Role struct {
 	desk     judge
 	model    *llm.Client // nil without one
 	metrics  *metrics
+	health   *modelHealth
 	consumer *bus.Consumer
 	holdings *holdings
 	steps    *steps
@@ -52,6 +53,7 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 	r := &Role{
 		cfg: cfg, client: client, env: env,
 		metrics:  newMetrics(env.Metrics),
+		health:   newModelHealth(env),
 		holdings: newHoldings(), steps: newSteps(),
 		saveEvery: saveEvery, saveLeast: saveLeast,
 		pool: make(chan struct{}, cfg.Concurrency),
@@ -67,9 +69,21 @@ func New(cfg Config, client *bus.Client, env component.Env) (*Role, error) {
 		d := desk.NewDeterministic(cfg.desk())
 		r.desk = d
 		env.Log.Info("desk judges by rules in Go", "desk", d.Name())
+		if cfg.Policy.EdgeBps == 0 {
+			env.Log.Info("no edge has been measured: the desk opens positions for probes only, with the smallest size", "one_signal_in", cfg.Policy.ProbeEvery)
+		}
 	}
 	r.consumer = client.NewConsumer(bus.ConsumerConfig{Role: Name, Topics: []string{event.TopicSignals}}, env)
 	return r, nil
+}
+
+// Conditions are what can be wrong with the desk although it works, by name: each
+// returns what is wrong now, or nothing.
+func (r *Role) Conditions() map[string]func() string {
+	if r.model == nil {
+		return nil
+	}
+	return map[string]func() string{"model": r.health.wrong}
 }
 
 // Ready implements component.Role: positions are known, the journal is read.

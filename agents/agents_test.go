@@ -213,7 +213,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func deterministic() Config { return DefaultConfig() }
+// deterministic is a desk whose edge has been measured: it trades every good signal.
+func deterministic() Config {
+	c := DefaultConfig()
+	c.Policy.EdgeBps = 60
+	return c
+}
 
 func withModel(url string) Config {
 	c := DefaultConfig()

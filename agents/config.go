@@ -1,6 +1,8 @@
 package agents
 
 import (
+	"time"
+
 	"github.com/autohedge/autohedge/agents/desk"
 	"github.com/autohedge/autohedge/agents/llm"
 	"github.com/autohedge/autohedge/stream/component"
@@ -56,6 +58,14 @@ func (c *Config) Validate() component.Problems {
 	p.Under("quote", c.Quote.Validate())
 	p.Under("policy", c.Policy.Validate())
 	return p
+}
+
+// CycleLatency is about how long the desk takes for one signal: 0 for rules in Go.
+func (c *Config) CycleLatency() time.Duration {
+	if !c.UsesLLM() {
+		return 0
+	}
+	return desk.Calls * c.LLM.UsualLatency
 }
 
 func (c *Config) desk() desk.Config {

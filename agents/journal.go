@@ -28,6 +28,7 @@ func (j *journal) Recorded(id event.ID) (*event.ModelCall, bool) {
 // Record implements desk.Journal.
 func (j *journal) Record(ctx context.Context, c *event.ModelCall) error {
 	j.w.role.metrics.call(c)
+	j.w.role.health.observe(c)
 	if err := j.w.publish(ctx, event.TopicJournal, j.w.a.Partition, j.job.key, c); err != nil {
 		return fmt.Errorf("journalling a model call: %w", err)
 	}

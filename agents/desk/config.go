@@ -24,7 +24,8 @@ type Quote struct {
 
 // Policy is what the deterministic desk judges by; slippage also bounds a model.
 type Policy struct {
-	EdgeBps        float64 `yaml:"edge_bps" doc:"expected move of a full-strength signal, in basis points"`
+	EdgeBps        float64 `yaml:"edge_bps" doc:"expected move of a full-strength signal, in basis points, that you have measured; 0: nobody has, then only probes are traded"`
+	ProbeEvery     uint32  `yaml:"probe_every" doc:"while the edge is unknown, every so many signals (by their id) are traded with the smallest size, the others are no_edge; 0 trades none"`
 	FeeBps         float64 `yaml:"fee_bps" doc:"taker fee of one side, in basis points of notional"`
 	StopBps        uint32  `yaml:"stop_bps" doc:"protective stop, basis points from the entry; 0 is none"`
 	TargetBps      uint32  `yaml:"target_bps" doc:"target, basis points from the entry; 0 is none"`
@@ -39,13 +40,14 @@ type Config struct {
 	Policy Policy
 }
 
-// DefaultConfig is a small desk on liquid spot symbols. The edge is an assumption
-// that lets it trade the simulator's market; it is fitted to nothing.
+// DefaultConfig is a small desk on liquid spot symbols. Nobody has measured an edge of
+// the default rules, so that it only probes. Two strategies at their caps fit the
+// default account's largest position.
 func DefaultConfig() Config {
 	return Config{
 		Budget: Budget{
 			Notional:         event.MustDecimal("1000"),
-			PositionCap:      event.MustDecimal("1500"),
+			PositionCap:      event.MustDecimal("1200"),
 			QuantityDecimals: 5,
 		},
 		Quote: Quote{
@@ -54,7 +56,7 @@ func DefaultConfig() Config {
 			MaxEventAge:  5 * time.Second,
 		},
 		Policy: Policy{
-			EdgeBps:        60,
+			ProbeEvery:     20,
 			FeeBps:         5,
 			StopBps:        60,
 			TargetBps:      120,
@@ -100,8 +102,11 @@ func (q *Quote) Validate() component.Problems {
 // Validate implements component.Validator.
 func (y *Policy) Validate() component.Problems {
 	var p component.Problems
-	if !(y.EdgeBps > 0 && y.EdgeBps <= 10_000) {
-		p.Addf("edge_bps", "is %v: want more than 0, at most 10000", y.EdgeBps)
+	if !(y.EdgeBps >= 0 && y.EdgeBps <= 10_000) {
+		p.Addf("edge_bps", "is %v: want 0 to 10000", y.EdgeBps)
+	}
+	if y.EdgeBps == 0 && y.ProbeEvery == 0 {
+		p.Warnf("probe_every", "is 0 and edge_bps too: the deterministic desk opens no position")
 	}
 	if !(y.FeeBps >= 0 && y.FeeBps <= 1_000) {
 		p.Addf("fee_bps", "is %v: want 0 to 1000", y.FeeBps)
@@ -118,7 +123,7 @@ func (y *Policy) Validate() component.Problems {
 	if y.Order != "limit" && y.Order != "market" {
 		p.Addf("order", "is %q: want limit or market", y.Order)
 	}
-	if y.EdgeBps <= 2*y.FeeBps {
+	if y.EdgeBps > 0 && y.EdgeBps <= 2*y.FeeBps {
 		p.Warnf("edge_bps", "is %v, which the fees of a round trip (2 x %v) eat: the deterministic desk will never trade", y.EdgeBps, y.FeeBps)
 	}
 	return p

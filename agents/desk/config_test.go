@@ -21,7 +21,7 @@ func TestConfigValidate(t *testing.T) {
 		"spread":         {func(c *Config) { c.Quote.MaxSpreadBps = event.MustDecimal("0.001") }, "quote.max_spread_bps"},
 		"quote's age":    {func(c *Config) { c.Quote.MaxAge = -1 }, "quote.max_age"},
 		"age":            {func(c *Config) { c.Quote.MaxEventAge = -1 }, "quote.max_event_age"},
-		"edge":           {func(c *Config) { c.Policy.EdgeBps, c.Policy.FeeBps = 0, -1 }, "policy.edge_bps"},
+		"edge":           {func(c *Config) { c.Policy.EdgeBps, c.Policy.FeeBps = -1, -1 }, "policy.edge_bps"},
 		"fees eat all":   {func(c *Config) { c.Policy.EdgeBps = 10 }, "policy.edge_bps"},
 		"stop":           {func(c *Config) { c.Policy.StopBps = 5000 }, "policy.stop_bps"},
 		"target":         {func(c *Config) { c.Policy.TargetBps = 50000 }, "policy.target_bps"},

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,10 @@ const (
 	roleExecution = "execution"
 	roleDecision  = "decision"
 )
+
+// Calls is how many questions, one after another, a signal takes that ends in an
+// order at the first thesis.
+const Calls = 5
 
 // Rejection is why Risk refused a thesis, in terms that a second thesis can use.
 type Rejection struct {
@@ -57,7 +62,7 @@ func (d *Desk) cycle(ctx context.Context, c *Case, v *event.Verdict) error {
 			return err
 		}
 		if r.Verdict != Support {
-			d.none(v, ReasonQuantChallenge, r.Rationale, nil)
+			d.none(v, cmp.Or(r.reason, ReasonQuantChallenge), r.Rationale, nil)
 			return nil
 		}
 

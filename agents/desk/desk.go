@@ -39,6 +39,7 @@ const (
 	ReasonAgreedRevised  = "agreed_revised"    // agreed on the thesis after a rejection
 	ReasonNoThesis       = "no_thesis"         // the Director sees no trade
 	ReasonQuantChallenge = "quant_challenge"   // the Quant challenged the thesis
+	ReasonNoEdge         = "no_edge"           // nobody has measured an edge, and the signal is no probe
 	ReasonRiskReject     = "risk_reject"       // Risk rejected the second thesis too
 	ReasonPositionCap    = "position_cap"      // no room under the desk's soft cap
 	ReasonShort          = "short_not_allowed" // would go below zero
@@ -77,7 +78,7 @@ type Input struct {
 	// Replay says that the journal is replayed: a question that it has no answer to is
 	// reported where live it would be asked.
 	Replay bool
-	Time               Time
+	Time   Time
 	// Journal is not used by the deterministic desk.
 	Journal Journal
 }

@@ -2,6 +2,7 @@ package desk
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -58,20 +59,34 @@ func (r *rules) revise(c *Case, t *Thesis, after *Rejection) {
 }
 
 // Review supports what is expected to earn more than a round trip costs, and
-// whatever reduces exposure.
+// whatever reduces exposure. An edge that nobody has measured is unknown: then a few
+// signals are traded with the smallest size, so that something can be measured.
 func (r *rules) Review(_ context.Context, c *Case, t Thesis) (Review, error) {
 	if t.Direction == Flat {
-		return Review{Support, conviction, "closing reduces exposure"}, nil
+		return Review{Verdict: Support, Confidence: conviction, Rationale: "closing reduces exposure"}, nil
+	}
+	if r.cfg.Policy.EdgeBps == 0 {
+		return r.probe(c), nil
 	}
 	why := fmt.Sprintf("edge %.1f bps against spread %.1f and fees %.1f bps", c.edgeBps, c.spreadBps, c.costBps-c.spreadBps)
 	if c.edgeBps < c.costBps {
-		return Review{Challenge, conviction, why}, nil
+		return Review{Verdict: Challenge, Confidence: conviction, Rationale: why}, nil
 	}
 	confidence := conviction
 	if ratio := c.edgeBps / c.costBps; ratio < 3 { // twice the edge over cost is half way
 		confidence = int(ratio*2) - 1
 	}
-	return Review{Support, max(confidence, 1), why}, nil
+	return Review{Verdict: Support, Confidence: max(confidence, 1), Rationale: why}, nil
+}
+
+// probe supports every so many signals with the least confidence. Which ones follows
+// from their ids: the same signal is judged the same by everybody, in every replay.
+func (r *rules) probe(c *Case) Review {
+	every := uint64(r.cfg.Policy.ProbeEvery)
+	if every > 0 && binary.BigEndian.Uint64(c.sig.ID[:8])%every == 0 {
+		return Review{Verdict: Support, Confidence: 1, Rationale: fmt.Sprintf("the edge is unknown: a probe of the smallest size, one signal in %d", every)}
+	}
+	return Review{Verdict: Challenge, Confidence: conviction, Rationale: "the edge is unknown, and this signal is no probe", reason: ReasonNoEdge}
 }
 
 // Size is the smaller of the Director's conviction and the Quant's confidence.

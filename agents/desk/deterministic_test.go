@@ -105,6 +105,8 @@ func set(t *testing.T, c *Config, arg string) {
 		c.Quote.MaxSpreadBps = event.MustDecimal(v)
 	case "edge_bps":
 		c.Policy.EdgeBps = float64(number())
+	case "probe_every":
+		c.Policy.ProbeEvery = number()
 	case "fee_bps":
 		c.Policy.FeeBps = float64(number())
 	case "max_slippage_bps":
@@ -155,6 +157,8 @@ func input(t *testing.T, args []string) Input {
 			return event.Some(event.MustDecimal(v))
 		}
 		switch k {
+		case "id":
+			s.ID = event.HashStrings(v)
 		case "side":
 			if err := s.Side.UnmarshalText([]byte(v)); err != nil {
 				t.Fatal(err)
@@ -207,7 +211,9 @@ func show(out *strings.Builder, v *event.Verdict) {
 
 // BenchmarkDeterministic is one whole judgement that ends in an order.
 func BenchmarkDeterministic(b *testing.B) {
-	d := NewDeterministic(DefaultConfig())
+	cfg := DefaultConfig()
+	cfg.Policy.EdgeBps = 60
+	d := NewDeterministic(cfg)
 	in := Input{Signal: testSignal(), Time: &still{testSignal().Time}}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -396,7 +396,7 @@ func TestSchemas(t *testing.T) {
 		good   llm.Checker
 	}{
 		{thesisSchema, Thesis{}, &Thesis{Long, 1, "5m", 0, 0, ""}},
-		{reviewSchema, Review{}, &Review{Support, 1, ""}},
+		{reviewSchema, Review{}, &Review{Verdict: Support, Confidence: 1}},
 		{sizingSchema, Sizing{}, &Sizing{Approve, 1, ""}},
 		{orderSchema, OrderPlan{}, &OrderPlan{"limit", "ioc", 0, ""}},
 		{rulingSchema, Ruling{}, &Ruling{Execute, ""}},
@@ -418,6 +418,9 @@ func TestSchemas(t *testing.T) {
 		var fields []string
 		for i := range typ.NumField() {
 			f := typ.Field(i)
+			if !f.IsExported() {
+				continue // Go's own, which no model gives
+			}
 			name := f.Tag.Get("json")
 			fields = append(fields, name)
 			p := s.Properties[name]

@@ -16,6 +16,10 @@ type Review struct {
 	Verdict    string `json:"verdict"`
 	Confidence int    `json:"confidence"` // 1 to 5
 	Rationale  string `json:"rationale"`
+
+	// reason is the reason code of a challenge that is not the Quant's own; no model
+	// gives one.
+	reason string
 }
 
 // Check implements llm.Checker.
@@ -42,8 +46,13 @@ func (m *modelAgents) Review(ctx context.Context, c *Case, t Thesis) (Review, er
 		Thesis   thesis  `json:"thesis"`
 		CostBps  float64 `json:"round_trip_cost_bps"`
 		Strength float64 `json:"signal_strength"`
-		EdgeBps  float64 `json:"edge_estimate_bps"`
-	}{c.market(), t.data(), round(c.costBps), round(c.strength), round(c.edgeBps)}
+		// EdgeBps is absent where nobody has measured an edge.
+		EdgeBps *float64 `json:"measured_edge_bps,omitempty"`
+	}{c.market(), t.data(), round(c.costBps), round(c.strength), nil}
+	if c.cfg.Policy.EdgeBps > 0 {
+		edge := round(c.edgeBps)
+		data.EdgeBps = &edge
+	}
 	var r Review
 	err := m.ask(ctx, c, question{role: roleQuant, system: quantPrompt, name: "review", schema: reviewSchema, data: data}, &r)
 	return r, err

@@ -19,6 +19,7 @@ type Config struct {
 	APIKey           component.Secret `yaml:"api_key" doc:"bearer token of the endpoint; empty sends none"`
 	Model            string           `yaml:"model" doc:"model id as the endpoint names it; pin a dated snapshot where there is one"`
 	Timeout          time.Duration    `yaml:"timeout" doc:"longest wait for one answer; the signal's deadline may end it earlier"`
+	UsualLatency     time.Duration    `yaml:"usual_latency" doc:"how long one answer usually takes; a signal waits for five of them, and check warns where a rule's ttl is shorter"`
 	MaxTokens        int              `yaml:"max_tokens" doc:"most tokens of one answer, hidden reasoning included"`
 	Temperature      float64          `yaml:"temperature" doc:"sampling temperature 0 to 2; -1 sends none, as reasoning models demand"`
 	ReasoningEffort  string           `yaml:"reasoning_effort" doc:"none, minimal, low, medium, high, xhigh or max; empty sends none"`
@@ -30,6 +31,7 @@ func DefaultConfig() Config {
 	return Config{
 		Model:            "gpt-4.1-mini",
 		Timeout:          8 * time.Second,
+		UsualLatency:     800 * time.Millisecond,
 		MaxTokens:        600,
 		Temperature:      TemperatureUnset,
 		MaxResponseBytes: 256 << 10,
@@ -74,6 +76,9 @@ func (c *Config) Validate() component.Problems {
 	}
 	if c.MaxResponseBytes < 4<<10 || c.MaxResponseBytes > 512<<10 {
 		p.Addf("max_response_bytes", "is %d: want 4096 to 524288, so that an exchange fits one journal record", c.MaxResponseBytes)
+	}
+	if c.UsualLatency <= 0 {
+		p.Addf("usual_latency", "is %s: want more than 0s", c.UsualLatency)
 	}
 	return p
 }

@@ -142,7 +142,24 @@ func (t *tool) demo(ctx context.Context, o demoOptions) error {
 	if err := d.feeds(ctx); err != nil {
 		return err
 	}
+	d.probeMore()
 	return d.run(ctx)
+}
+
+// demoProbeEvery is how many signals a probe comes in a demo that configures no other
+// number: few enough that something is to be seen in a minute.
+const demoProbeEvery = 5
+
+// probeMore lets the desk of a demo probe more often than a desk with an account of
+// real money does, and says so.
+func (d *demoRun) probeMore() {
+	policy := &d.engine.cfg.Agents.Policy
+	if policy.EdgeBps == 0 && policy.ProbeEvery == config.Default().Agents.Policy.ProbeEvery {
+		policy.ProbeEvery = demoProbeEvery
+	}
+	if policy.EdgeBps == 0 && !d.engine.cfg.Agents.UsesLLM() {
+		d.view.note(fmt.Sprintf("nobody has measured an edge of these rules: the desk probes one signal in %d with the smallest size", policy.ProbeEvery))
+	}
 }
 
 // demoRun is the state of one demo.

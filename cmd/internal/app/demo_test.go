@@ -39,7 +39,7 @@ func TestDemo(t *testing.T) {
 	if strings.Contains(p.err.String()+p.out.String(), "\x1b") {
 		t.Error("escape sequences without a terminal")
 	}
-	p.says(`\d+s  ticks [\d,]+ \([\d,]+/s\)  feed age .*  signals \d+  decisions \d+  orders \d+  fills \d+  position .*  P&L .*  lag `)
+	p.says(`\d+s  ticks [\d,]+ \([\d,]+/s\)  feed age .*  signals \d+  decisions \d+ \(\d+ abstained\)  orders \d+  fills \d+  position .*  P&L .*  lag `)
 	p.says(`stopping: draining`)
 	ownerOnly(t, data)
 	checkClosing(t, p.out.String())

@@ -283,6 +283,7 @@ func (e *engine) start(ctx context.Context, specs []roleSpec) error {
 		select {
 		case <-role.Ready():
 			e.board.Done(s.name)
+			e.addHealth(role)
 			e.env.Log.Debug("role is ready", "role", s.name, "took", time.Since(begun))
 		case <-r.done:
 			return fmt.Errorf("starting role %s: %s", s.name, strings.Join(e.faultList(), "; "))
@@ -293,6 +294,22 @@ func (e *engine) start(ctx context.Context, specs []roleSpec) error {
 	e.board.SetPhase("running")
 	e.watchLag(ctx)
 	return nil
+}
+
+// addHealth gives /health what a role says of itself beyond being ready.
+func (e *engine) addHealth(role component.Role) {
+	if c, ok := role.(interface {
+		Conditions() map[string]func() string
+	}); ok {
+		for name, f := range c.Conditions() {
+			e.board.AddCondition(name, f)
+		}
+	}
+	if d, ok := role.(interface{ Details() map[string]func() any }); ok {
+		for name, f := range d.Details() {
+			e.board.AddDetail(name, f)
+		}
+	}
 }
 
 // lagEvery is how often the lag of this process's groups is measured.

@@ -148,8 +148,8 @@ func (l *live) page(context.Context) page {
 	elapsed := at.Sub(l.begun).Round(time.Second)
 
 	var p page
-	p.line = fmt.Sprintf("%s  ticks %s (%s/s)  feed age %s  signals %d  decisions %d  orders %d  fills %d  position %s  P&L %s  lag %s%s",
-		elapsed, thousands(ticks), thousands(rate(metricTrades)), age, signals, decisions, orders, fills, shortPositions(positions), pnl, lag, haltedText(halted))
+	p.line = fmt.Sprintf("%s  ticks %s (%s/s)  feed age %s  signals %d  decisions %d (%d abstained)  orders %d  fills %d  position %s  P&L %s  lag %s%s",
+		elapsed, thousands(ticks), thousands(rate(metricTrades)), age, signals, decisions, abstained, orders, fills, shortPositions(positions), pnl, lag, haltedText(halted))
 
 	until := ""
 	if l.options.length > 0 {

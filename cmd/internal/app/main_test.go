@@ -341,6 +341,7 @@ func unhurried(change func(*config.Config)) string {
 		c.Signals.Rules[i].TTL, c.Signals.Rules[i].MaxDriftBps = 2*time.Minute, event.MustDecimal("500")
 	}
 	c.Agents.Quote.MaxAge, c.Agents.Quote.MaxEventAge = 0, 0
+	c.Agents.Policy.EdgeBps = 60 // every good signal is traded, not a probe now and then
 	l := &c.Execution.Accounts[0].Limits
 	l.MaxQuoteAge, l.MaxDecisionAge, l.MaxDriftBps, l.CollarBps = 2*time.Minute, 2*time.Minute, event.MustDecimal("500"), event.MustDecimal("500")
 	if change != nil {

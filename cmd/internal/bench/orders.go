@@ -89,7 +89,9 @@ func tradingRoles(o Options, client *bus.Client) ([]component.Role, error) {
 	if err != nil {
 		return nil, err
 	}
-	desk, err := agents.New(agents.DefaultConfig(), client, env(o))
+	judging := agents.DefaultConfig()
+	judging.Policy.EdgeBps = 60 // every good signal becomes an order
+	desk, err := agents.New(judging, client, env(o))
 	if err != nil {
 		return nil, err
 	}

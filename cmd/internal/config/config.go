@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/autohedge/autohedge/agents"
+	"github.com/autohedge/autohedge/agents/desk"
 	"github.com/autohedge/autohedge/cmd/internal/obs"
 	"github.com/autohedge/autohedge/execution"
 	"github.com/autohedge/autohedge/signals"
@@ -88,8 +89,47 @@ func (c *Config) Validate() component.Problems {
 	c.checkListeners(&p)
 	if p.Err() == nil {
 		c.checkWatched(&p)
+		c.checkCycle(&p)
+		c.checkCaps(&p)
 	}
 	return p
+}
+
+// checkCycle warns of rules whose signals are too old by the time the desk has judged
+// them.
+func (c *Config) checkCycle(p *component.Problems) {
+	need := c.Agents.CycleLatency()
+	short, first := 0, -1
+	for i := range c.Signals.Rules {
+		if c.Signals.Rules[i].TTL < need {
+			if short++; first < 0 {
+				first = i
+			}
+		}
+	}
+	if short > 0 {
+		r := &c.Signals.Rules[first]
+		p.Warnf("agents.llm", "%d calls, one after another, take about %s (usual_latency %s each), but the ttl of %d rules is shorter (%q: %s): their signals abstain by deadline, after calls that are paid for",
+			desk.Calls, need, c.Agents.LLM.UsualLatency, short, r.Name, r.TTL)
+	}
+}
+
+// checkCaps warns where the desk's caps add up to more than an account may hold of an
+// instrument: hard limits then refuse what the desk decides.
+func (c *Config) checkCaps(p *component.Problems) {
+	strategies := make(map[string]uint64)
+	for _, s := range c.Signals.Strategies {
+		strategies[s.Account]++
+	}
+	position := c.Agents.Budget.PositionCap.Money()
+	for i := range c.Execution.Accounts {
+		a := &c.Execution.Accounts[i]
+		n := strategies[a.Name]
+		if limit := a.Limits.MaxPositionNotional.Money(); position.Mul64(n).GreaterThan(limit) {
+			p.Warnf(fmt.Sprintf("execution.accounts[%d].limits.max_position_notional", i),
+				"is %s, but %d strategies of account %s may each hold %s of an instrument (agents.budget.position_cap): limits will refuse orders that the desk decides", limit, n, a.Name, position)
+		}
+	}
 }
 
 // checkListeners refuses one address for two listeners.
