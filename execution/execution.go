@@ -117,18 +117,11 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	if len(r.paths.Socket) > socketMaxPath {
 		r.env.Log.Warn("doing without the socket, whose path is too long: halt and resume go through the file and control", "path", r.paths.Socket, "bytes", len(r.paths.Socket), "most", socketMaxPath)
 	} else if r.paths.Socket != "" {
-		s, err := listenSocket(r.paths.Socket, r.board)
+		stop, err := r.serveSocket(ctx)
 		if err != nil {
 			return err
 		}
-		var serving sync.WaitGroup
-		serving.Go(func() { s.serve(context.WithoutCancel(ctx)) })
-		defer func() {
-			if cerr := s.close(); cerr != nil {
-				r.env.Log.Warn("closing the socket", "err", cerr)
-			}
-			serving.Wait()
-		}()
+		defer stop()
 	}
 
 	var followers sync.WaitGroup

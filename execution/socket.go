@@ -44,11 +44,14 @@ type socketServer struct {
 	conns sync.WaitGroup
 }
 
+// errSocketTaken says that a second process runs on the data folder.
+var errSocketTaken = errors.New("another engine answers there")
+
 // listenSocket takes the socket's path over from a process that is gone; it
 // refuses while one still answers there.
 func listenSocket(path string, b *board) (*socketServer, error) {
 	if c, err := net.Dial("unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("listening on %s: another engine answers there", path), c.Close())
+		return nil, errors.Join(fmt.Errorf("listening on %s: %w", path, errSocketTaken), c.Close())
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -124,12 +127,14 @@ func (s *socketServer) answer(ctx context.Context, c net.Conn) {
 	}
 }
 
+// close removes the path first: once nobody answers there another process takes it.
 func (s *socketServer) close() error {
-	err := s.l.Close()
-	s.conns.Wait()
-	if rerr := os.Remove(s.path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		err = errors.Join(err, rerr)
+	err := os.Remove(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
+	err = errors.Join(err, s.l.Close())
+	s.conns.Wait()
 	return err
 }
 
