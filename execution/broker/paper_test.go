@@ -181,6 +181,9 @@ func TestPaperFills(t *testing.T) {
 			}
 			for i := range 20 {
 				p.Quote(quote("98.00", "2", "99.00", []string{"1.0", "0.9"}[i%2], "q"))
+				if _, err := p.Query(t.Context(), "a"); err != nil { // which fills what crosses
+					return err
+				}
 			}
 			p.Quote(quote("98.00", "2", "99.00", "1.5", "q2")) // half a unit came
 			return nil
@@ -608,5 +611,71 @@ func TestRegistry(t *testing.T) {
 		if p := c.Validate(); (len(p) == 0) != good {
 			t.Errorf("participation %s: %v", share, p)
 		}
+	}
+}
+
+// A quote that fills a resting order does not wait for the disk, and whoever asks
+// about the order afterwards hears of the fill.
+func TestQuoteDoesNotWaitForTheDisk(t *testing.T) {
+	p := open(t, t.TempDir())
+	if err := p.Submit(t.Context(), order("a", event.Buy, "1", event.GTC, "100")); err != nil {
+		t.Fatal(err)
+	}
+	p.writing.Lock() // a sync that takes long
+	p.Quote(quote("98", "1", "99", "1", "q1"))
+	p.Quote(quote("98", "1", "101", "1", "q2")) // the market has left by the time the disk is free
+	p.writing.Unlock()
+	r, err := p.Query(t.Context(), "a")
+	if got := describe(r); err != nil || got != "filled; 1@100 maker fee 0.02000000 q1" {
+		t.Errorf("got %s (%v)", got, err)
+	}
+}
+
+// A ledger has a random life that its fills name; one of before has none and goes on
+// without; adopting begins another.
+func TestLives(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir)
+	p.Quote(quote("99", "9", "101", "9", "q1"))
+	if err := p.Submit(t.Context(), order("a", event.Buy, "1", event.IOC, "")); err != nil {
+		t.Fatal(err)
+	}
+	life := p.Ledger().Life
+	if r, err := p.Query(t.Context(), "a"); err != nil || life == "" || r.Fills[0].Life != life {
+		t.Errorf("life %q, fill %+v, %v", life, r.Fills, err)
+	}
+	if _, err := AdoptPaper(dir, Adoption{Who: "w", Why: "y"}); err == nil {
+		t.Error("a ledger that trades was adopted")
+	}
+	if other := open(t, t.TempDir()).Ledger().Life; other == life {
+		t.Error("two ledgers have one life")
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := AdoptPaper(dir, Adoption{Who: "w", Why: "y", Time: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = open(t, dir)
+	if s := p.Ledger(); s.Life != next || next == life || s.Adopted == nil || *s.Adopted != (Adoption{"w", "y", 7}) {
+		t.Errorf("after it was adopted: %+v", s)
+	}
+	p.Quote(quote("99", "9", "101", "9", "q2"))
+	if err := p.Submit(t.Context(), order("b", event.Buy, "1", event.IOC, "")); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"a": life, "b": next} {
+		if r, err := p.Query(t.Context(), id); err != nil || r.Fills[0].Life != want {
+			t.Errorf("order %s: %+v, %v, want life %s", id, r.Fills, err, want)
+		}
+	}
+
+	old := t.TempDir()
+	if err := os.WriteFile(filepath.Join(old, "ledger"), []byte(ledgerHeader1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := open(t, old).Ledger(); s.Life != "" || s.Adopted != nil {
+		t.Errorf("a ledger of before: %+v", s)
 	}
 }
