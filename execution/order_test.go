@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -160,4 +164,85 @@ func TestLeft(t *testing.T) {
 			t.Errorf("%+v: %s is left", c, got)
 		}
 	}
+}
+
+// However reports on an order come, doubled, overtaken or with a sum that is ahead of
+// the fills, the order ends as the last one says, its fills counted once, and is never
+// said to be done while fills are missing.
+func TestReportsInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 5).Draw(rt, "fills")
+		d := &event.Decision{ID: event.ID{1}, Account: "a", Side: event.Buy, Type: event.Limit, TIF: event.GTC}
+		whole := rapid.Bool().Draw(rt, "filled to the end")
+		qty := int64(n)
+		if !whole {
+			qty++
+		}
+		o, _ := newOrder(d, "paper", risk.Order{Qty: event.NewDecimal(qty, 0)}, 1, 7, event.Lineage{})
+		book, role := ledger.NewBook(), &owner{orders: newOrders()}
+		role.book = book
+		var all []broker.Report
+		last := broker.Report{ClientOrderID: o.id(), BrokerOrderID: "P1", State: event.OrderAccepted}
+		say := func() {
+			last.Seq++
+			all = append(all, last)
+		}
+		say()
+		for i := range n {
+			if rapid.Bool().Draw(rt, "the sum comes first") {
+				last.FilledQty = event.Some(event.NewDecimal(int64(i+1), 0))
+				if i == n-1 { // it calls the order done before it tells the last fill
+					last.State = event.OrderCanceled
+				}
+				say()
+			}
+			last.Fills = append(slices.Clip(last.Fills), broker.Execution{ExecID: strconv.Itoa(i), Qty: event.NewDecimal(1, 0), Price: event.NewDecimal(int64(100+i), 0)})
+			last.State = event.OrderPartiallyFilled
+			say()
+		}
+		last.State = event.OrderCanceled
+		if whole {
+			last.State = event.OrderFilled
+		}
+		say()
+		w := &working{order: o}
+		deliver := func(r *broker.Report) {
+			if role.stale(w, r) {
+				return
+			}
+			var fills []*event.Fill
+			for i := range r.Fills {
+				fills = append(fills, fillOf(o, r, i))
+			}
+			for _, f := range fills {
+				if _, err := book.Apply(f, "USD"); err != nil {
+					rt.Fatal(err)
+				}
+			}
+			if _, err := o.adopt(r, stamp{now: 2, epoch: 7}); err != nil {
+				rt.Fatal(err)
+			}
+			proven := book.Proven(o.id())
+			if o.last.FilledQty.Cmp(proven) != 0 {
+				rt.Fatalf("filled %s, proven %s", o.last.FilledQty, proven)
+			}
+			claimed, err := r.Claimed(o.last.Qty)
+			if missing := claimed.Cmp(proven) > 0; err != nil || missing != o.last.ClaimedQty.Valid || (missing && o.state().Terminal()) {
+				rt.Fatalf("%s, claimed %v, while fills prove %s and the broker claims %s", o.state(), o.last.ClaimedQty, proven, claimed)
+			}
+		}
+		for range rapid.IntRange(0, 20).Draw(rt, "reports") {
+			deliver(&all[rapid.IntRange(0, len(all)-1).Draw(rt, "report")])
+			if rapid.IntRange(0, 4).Draw(rt, "restart") == 0 {
+				o = restored(&o.last)
+				reported := w.reported
+				w = &working{order: o}
+				w.reported = reported
+			}
+		}
+		deliver(&all[len(all)-1])
+		if o.state() != last.State || o.last.FilledQty.Cmp(event.NewDecimal(int64(n), 0)) != 0 || o.last.ClaimedQty.Valid {
+			rt.Fatalf("the order is %s, filled %s (claimed %v), want %s and %d", o.state(), o.last.FilledQty, o.last.ClaimedQty, last.State, n)
+		}
+	})
 }

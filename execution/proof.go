@@ -30,11 +30,11 @@ func (o *owner) proven(clientOrderID string) event.Decimal {
 }
 
 // stale reports whether a newer report on the order was taken over: reports come by
-// more than one way.
+// more than one way. A report without a Seq is taken as it comes.
 func (o *owner) stale(w *working, r *broker.Report) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return r.Seq < w.reported
+	return r.Seq != 0 && r.Seq < w.reported
 }
 
 // weigh compares what the fills of an order prove with what is claimed of it, after a

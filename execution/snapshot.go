@@ -56,11 +56,11 @@ func (o *owner) remember(ctx context.Context) (*records, error) {
 		switch {
 		case err == nil:
 			rec, from = found, "snapshot"
-		case errors.Is(err, errOtherLife):
-			env.Log.Info("reading the logs from their start", "partition", o.partition, "why", err)
+		case errors.Is(err, errOtherLife), errors.Is(err, errOlderForm):
+			env.Log.Info("reading the logs from their start", "partition", o.partition, "err", err)
 		default:
 			m.snapshotFailures.Inc()
-			env.Log.Warn("a snapshot cannot be used: the logs are read from their start", "partition", o.partition, "epoch", s.Epoch, "error", err)
+			env.Log.Warn("a snapshot cannot be used: the logs are read from their start", "partition", o.partition, "epoch", s.Epoch, "err", err)
 		}
 	}
 	if err := rec.checkLogs(ctx, c, o.partition); err != nil {
@@ -83,7 +83,13 @@ func (o *owner) remember(ctx context.Context) (*records, error) {
 	return rec, nil
 }
 
+// errOlderForm says that an earlier build made a snapshot.
+var errOlderForm = errors.New("an earlier build made it")
+
 func (o *owner) decode(s *bus.Snapshot) (*records, error) {
+	if s.Form < recordsForm {
+		return nil, fmt.Errorf("decoding the snapshot: %w: it has form %d, this build reads %d", errOlderForm, s.Form, recordsForm)
+	}
 	if s.Form != recordsForm {
 		return nil, fmt.Errorf("it has form %d, this build reads %d", s.Form, recordsForm)
 	}
@@ -135,7 +141,7 @@ func (o *owner) save(ctx context.Context, least int64) error {
 		return fmt.Errorf("saving a snapshot of partition %d: %w", o.partition, err)
 	case err != nil && ctx.Err() == nil:
 		m.snapshotFailures.Inc()
-		o.role.env.Log.Warn("saving a snapshot failed; it is tried again", "partition", o.partition, "error", err)
+		o.role.env.Log.Warn("saving a snapshot failed; it is tried again", "partition", o.partition, "err", err)
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ type closing struct {
 	Duplicates *int64            `json:"duplicates"`
 	SimCheck   *uint64           `json:"sim_check"`
 	PnLCheck   string            `json:"pnl_check"`
+	Unproven   uint64            `json:"unproven_orders"`
 	PnL        map[string]string `json:"pnl"`
 	Hashes     map[string]string `json:"hashes"`
 	Frames     map[string]struct {
@@ -91,6 +92,7 @@ func (c *checker) clean(path string, x *closing) {
 	zero := func(n *int64) bool { return n != nil && *n == 0 }
 	c.that(zero(x.Lag) && zero(x.Missing) && zero(x.Duplicates), "%s: lag, missing and duplicates are 0", path)
 	c.that(x.PnLCheck == "0", "%s: pnl_check %q is 0", path, x.PnLCheck)
+	c.that(x.Unproven == 0, "%s: unproven_orders %d is 0", path, x.Unproven)
 	c.that(x.Errors != nil && len(x.Errors) == 0, "%s: no errors %v", path, x.Errors)
 	c.that(x.Rows["ticks"] >= x.Ticks && x.Rows["quotes"] >= x.Quotes, "%s: the folder holds at least the run's rows", path)
 }

@@ -48,7 +48,8 @@ type Execution struct {
 // every fill so far. Reports are absolute, so that a lost, doubled or overtaken
 // one does no harm.
 type Report struct {
-	// Seq grows with every change of any order of the account.
+	// Seq grows with every change of any order of the account, whichever way the
+	// report comes: of two reports on an order the one with the lower Seq is old.
 	Seq           uint64           `json:"seq"`
 	ClientOrderID string           `json:"client_order_id"`
 	BrokerOrderID string           `json:"broker_order_id"`
