@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,12 +171,14 @@ func (o *owner) openAccount(ctx context.Context, acc *account) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		o.role.setRefused(acc.cfg.Name, err)
 		if acc.broker.refuse(err) {
 			o.role.env.Log.Error("refusing an account: it takes no decisions here until its broker can be opened", "account", acc.cfg.Name, "partition", o.partition, "err", err)
 		}
 		return nil
 	}
 	acc.broker.open(b)
+	o.role.setRefused(acc.cfg.Name, nil)
 	o.role.metrics.refused.Dec()
 	if err := o.reconcile(ctx, func(account string) bool { return account == acc.cfg.Name }); err != nil {
 		return err
@@ -184,6 +187,34 @@ func (o *owner) openAccount(ctx context.Context, acc *account) error {
 		o.role.market.join(t)
 	}
 	return nil
+}
+
+// setRefused notes why an account is refused by this process, or that it is not.
+func (r *Role) setRefused(account string, why error) {
+	r.refusedMu.Lock()
+	defer r.refusedMu.Unlock()
+	if why == nil {
+		delete(r.refused, account)
+		return
+	}
+	r.refused[account] = why.Error()
+}
+
+// Conditions are what can be wrong with execution although it works, by name: each
+// returns what is wrong now, or nothing, at once.
+func (r *Role) Conditions() map[string]func() string {
+	return map[string]func() string{"accounts": r.refusedAccounts}
+}
+
+// refusedAccounts lists the accounts that this process refuses, and why.
+func (r *Role) refusedAccounts() string {
+	r.refusedMu.Lock()
+	defer r.refusedMu.Unlock()
+	var parts []string
+	for _, account := range slices.Sorted(maps.Keys(r.refused)) {
+		parts = append(parts, fmt.Sprintf("account %s is refused: %s", account, r.refused[account]))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // openRefused tries the accounts again that are refused; o.settling is held.

@@ -87,12 +87,18 @@ func TestLedgerGone(t *testing.T) {
 		}
 	}
 	w.wantStates(d, "submitting accepted")
+	if got := r.role.Conditions()["accounts"](); !strings.Contains(got, "account paper is refused: the ledger") {
+		t.Errorf("the role says of itself %q", got)
+	}
 
 	// Restored while the role runs.
 	if err := errors.Join(os.RemoveAll(dir), os.Rename(kept, dir)); err != nil {
 		t.Fatal(err)
 	}
 	w.until("the account is taken again", func() bool { return r.role.board != nil && r.metric("refused_accounts") == 0 })
+	if got := r.role.Conditions()["accounts"](); got != "" {
+		t.Errorf("the role says of itself %q", got)
+	}
 	w.refusal(r, false)
 	w.quote("49988.00", "0.5", "49989.00", "0.5")
 	w.wantStates(d, "submitting accepted filled")

@@ -26,6 +26,9 @@ type Role struct {
 	market   *market
 	consumer *bus.Consumer
 
+	refusedMu sync.Mutex
+	refused   map[string]string // by account, why
+
 	ready   chan struct{}
 	opened  chan struct{} // closed once market data is open
 	done    chan struct{} // closed when Run has returned
@@ -61,6 +64,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		cfg: cfg, client: client, paths: paths, env: env, metrics: newMetrics(env.Metrics),
 		accounts: make(map[string]*Account), market: newMarket(client, env),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: "execution", Topics: []string{event.TopicDecisions}}, env),
+		refused:  make(map[string]string),
 		ready:    make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
 		logPatience: logPatience, lease: ownerLease, saveEvery: saveEvery, saveLeast: saveLeast,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {

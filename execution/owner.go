@@ -211,6 +211,7 @@ func (o *owner) close() {
 		}
 		if acc.broker.refused() != nil {
 			o.role.metrics.refused.Dec()
+			o.role.setRefused(name, nil) // another process may have it now
 		}
 		if err := acc.broker.Close(); err != nil {
 			o.role.env.Log.Warn("closing the broker", "account", name, "err", err)
