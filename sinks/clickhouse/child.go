@@ -38,9 +38,13 @@ type childConfig struct {
 	Library     string   `json:"library"`
 	Parent      int      `json:"parent"`
 	Connections int      `json:"connections"`
-	User        string   `json:"user"`
-	Password    string   `json:"password"`
+	Readers     int      `json:"readers"`
 	Options     []string `json:"options"`
+
+	Credentials   []credential `json:"credentials"`
+	OpenReads     bool         `json:"open_reads"`
+	ReaderSeconds int64        `json:"reader_seconds"`
+	ReaderMemory  int64        `json:"reader_memory"`
 }
 
 // childReport is a line on the child's standard output that is no log line.
@@ -67,6 +71,13 @@ func runChild(stdin io.Reader, stdout io.Writer) int {
 		}
 	}
 	log := slog.New(slog.NewJSONHandler(stdout, nil))
+	if err := confine(); err != nil {
+		report(childReport{Fatal: err.Error()})
+		return 1
+	}
+	if why := os.Getenv(notConfined); why != "" {
+		log.Warn("the engine's process is not confined to its folder: statements that reach files are refused, and that is the only guard", "why", why)
+	}
 	if err := serveChild(stdin, log, func() { report(childReport{Ready: true}) }); err != nil {
 		report(childReport{Fatal: err.Error()})
 		return 1
@@ -108,11 +119,11 @@ func serveChild(stdin io.Reader, log *slog.Logger, ready func()) error {
 	if err != nil {
 		return err
 	}
-	p, err := newPool(api, filepath.Join(cfg.Dir, "data"), cfg.Connections, cfg.Options)
+	p, err := newPool(api, filepath.Join(cfg.Dir, "data"), cfg.Connections, cfg.Readers, cfg.Options)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", cfg.Dir, err)
 	}
-	handler, err := newServer(p, log, cfg.User, cfg.Password)
+	handler, err := newServer(p, log, &cfg)
 	if err != nil {
 		return err
 	}

@@ -98,8 +98,13 @@ func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error
 		MaxIdleConns: 32, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second,
 		DisableCompression: true,
 	}}
+	headers := make(map[string]string)
+	if cfg.Reader {
+		headers[readerHeader] = "1"
+	}
 	c.conn, err = driver.Open(&driver.Options{
-		Protocol: driver.HTTP, Addr: []string{hostPort(base)}, HttpUrlPath: base.Path, TLS: tlsConfig,
+		HttpHeaders: headers,
+		Protocol:    driver.HTTP, Addr: []string{hostPort(base)}, HttpUrlPath: base.Path, TLS: tlsConfig,
 		Auth:        driver.Auth{Username: cfg.User, Password: cfg.Password.Reveal()},
 		DialContext: func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) },
 		DialTimeout: 10 * time.Second, ReadTimeout: cfg.Timeout, MaxOpenConns: 8, MaxIdleConns: 4,
@@ -287,6 +292,9 @@ func (c *Client) post(ctx context.Context, v url.Values, body io.Reader) (*http.
 		req.Header.Set("X-ClickHouse-Key", c.cfg.Password.Reveal())
 	}
 	req.Header.Set("User-Agent", "autohedge")
+	if c.cfg.Reader {
+		req.Header.Set(readerHeader, "1")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err

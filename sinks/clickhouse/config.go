@@ -19,8 +19,11 @@ type Config struct {
 	CAFile      string           `yaml:"ca_file" doc:"PEM file of the authority that signed the server's certificate; empty trusts the system's"`
 	Compression string           `yaml:"compression" doc:"of inserts: none, lz4, zstd, or auto: none on this machine and lz4 elsewhere"`
 	Timeout     time.Duration    `yaml:"timeout" doc:"bound of one statement that has no bound of its own"`
-	// Moved returns where the server that was at host:port listens now; nil says that
-	// it stays where it is.
+	// Reader says that the client asks for people: on the embedded engine it takes none
+	// of the connections that are kept for the writer.
+	Reader bool `yaml:"-"`
+	// Moved returns where the server that was at host:port listens now, or nothing while
+	// it does not run; nil says that it stays where it is.
 	Moved func(addr string) string `yaml:"-"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,15 +37,30 @@ type EngineConfig struct {
 	Library string
 	// Progress gets the progress of fetching the library; nil is silent.
 	Progress io.Writer
-	// User and Password guard the HTTP interface when a password is given.
+	// User and Password are a credential of the operator's, where a password is given.
 	User     string
 	Password component.Secret
-	// MaxConnections bounds the statements that run at a time; 0 is 16.
-	MaxConnections int
+	// Key is the password of user KeyUser, which this process and its tools have. With
+	// a credential of either kind others may at most read; with none everybody may do
+	// all that the port allows, as tests do.
+	Key component.Secret
+	// OpenReads lets clients without a credential read the tables, but the guarded
+	// ones; without effect where Addr can be reached from other machines.
+	OpenReads bool
+	// MaxConnections bounds the statements that run at a time for the holders of a
+	// credential, MaxReaders those of others; 0 is 16.
+	MaxConnections, MaxReaders int
+	// ReaderTime and ReaderMemory bound one statement of a client without a credential;
+	// 0 is a minute and 2 GiB.
+	ReaderTime   time.Duration
+	ReaderMemory int64
 	// MaxMemory bounds the engine's memory in bytes; 0 leaves the engine's own
 	// bound, nine tenths of the machine's.
 	MaxMemory int64
 }
+
+// KeyUser is the user of EngineConfig.Key.
+const KeyUser = "autohedge"
 
 // Engine is the embedded ClickHouse: libchdb in a child process of this binary,
 // supervised, with ClickHouse's HTTP interface. It is safe for concurrent use.
@@ -78,6 +94,15 @@ func StartEngine(ctx context.Context, cfg EngineConfig, env component.Env) (*Eng
 	cfg.Dir = dir
 	if cfg.MaxConnections <= 0 {
 		cfg.MaxConnections = 16
+	}
+	if cfg.MaxReaders <= 0 {
+		cfg.MaxReaders = 16
+	}
+	if cfg.ReaderTime <= 0 {
+		cfg.ReaderTime = time.Minute
+	}
+	if cfg.ReaderMemory <= 0 {
+		cfg.ReaderMemory = 2 << 30
 	}
 	if cfg.Library == "" {
 		if cfg.Library, err = FindLibrary(ctx, cfg.Progress); err != nil {
@@ -219,7 +244,7 @@ func (e *Engine) runOnce(ready func()) (wasReady bool, err error) {
 	}
 	defer socket.Close()      //nolint:errcheck // a duplicate
 	cmd := exec.Command(self) //nolint:gosec // G204: this program itself
-	cmd.Env = append(os.Environ(), childVariable+"=1")
+	cmd.Env = e.childEnvironment()
 	cmd.ExtraFiles = []*os.File{socket}
 	// Its own process group: Ctrl-C is for the parent, which stops it in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -253,10 +278,17 @@ func (e *Engine) runOnce(ready func()) (wasReady bool, err error) {
 	}
 	var readers sync.WaitGroup
 	var fatal string
-	readers.Go(func() { wasReady, fatal = e.readReports(stdout, ready) })
+	watched, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	answers := func() {
+		ready()
+		go e.replaceHung(watched, cmd.Process.Pid)
+	}
+	readers.Go(func() { wasReady, fatal = e.readReports(stdout, answers) })
 	var lastWords string
 	readers.Go(func() { lastWords = e.readStderr(stderr) })
 	readers.Wait()
+	unwatch() // before Wait: its id may be another process's then
 	err = cmd.Wait()
 	switch {
 	case fatal != "":
@@ -267,15 +299,80 @@ func (e *Engine) runOnce(ready func()) (wasReady bool, err error) {
 	return wasReady, errors.New("running ClickHouse: it stopped")
 }
 
+const (
+	// pingEvery and pingTimeout are how often the child is asked whether it answers at
+	// all, and how long it may take; hungAfter failures in a row make it count as hung.
+	pingEvery   = 3 * time.Second
+	pingTimeout = 5 * time.Second
+	hungAfter   = 3
+)
+
+// replaceHung kills the child when it answers no more: what waits in it never will, and
+// supervise starts another one. A ping needs no connection of the engine.
+func (e *Engine) replaceHung(ctx context.Context, pid int) {
+	client := &http.Client{Timeout: pingTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for failed := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.closing:
+			return
+		case <-tick.C:
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.URL()+"/ping", nil)
+		if err != nil {
+			return
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+			failed = 0
+			continue
+		}
+		if failed++; failed < hungAfter || ctx.Err() != nil {
+			continue
+		}
+		e.log.Error("ClickHouse answers no more: its process is ended and started again", "pid", pid, "failures", failed, "err", err)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		return
+	}
+}
+
 func (e *Engine) childConfig() childConfig {
 	options := []string{"--", "--background_pool_size=4", "--background_schedule_pool_size=8"}
 	if e.cfg.MaxMemory > 0 {
 		options = append(options, fmt.Sprintf("--max_server_memory_usage=%d", e.cfg.MaxMemory))
 	}
-	return childConfig{
-		Dir: e.cfg.Dir, Library: e.cfg.Library, Parent: os.Getpid(), Connections: e.cfg.MaxConnections,
-		User: e.cfg.User, Password: e.cfg.Password.Reveal(), Options: options,
+	c := childConfig{
+		Dir: e.cfg.Dir, Library: e.cfg.Library, Parent: os.Getpid(), Connections: e.cfg.MaxConnections, Readers: e.cfg.MaxReaders, Options: options,
+		OpenReads:     e.cfg.OpenReads && component.IsLoopback(e.listener.Addr().String()),
+		ReaderSeconds: max(1, int64(e.cfg.ReaderTime/time.Second)), ReaderMemory: e.cfg.ReaderMemory,
 	}
+	if !e.cfg.Key.IsZero() {
+		c.Credentials = append(c.Credentials, credential{KeyUser, e.cfg.Key.Reveal()})
+	}
+	if !e.cfg.Password.IsZero() {
+		c.Credentials = append(c.Credentials, credential{e.cfg.User, e.cfg.Password.Reveal()})
+	}
+	return c
+}
+
+// inherited are the variables of the environment that the child gets: none of them
+// holds a secret.
+var inherited = []string{"TZ", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "GOMAXPROCS", "GOTRACEBACK", "GORACE", "GOCOVERDIR"}
+
+// childEnvironment is what the child gets of this process's environment: whatever can
+// read the engine's own files could read the rest, keys included.
+func (e *Engine) childEnvironment() []string {
+	env := []string{childVariable + "=1", confineVariable + "=" + e.cfg.Dir + "\n" + filepath.Dir(e.cfg.Library)}
+	for _, name := range inherited {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // readReports reads the child's standard output: its reports and its log.

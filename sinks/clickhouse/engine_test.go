@@ -54,14 +54,14 @@ func TestPanicsAreRecovered(t *testing.T) {
 	}
 	check("loading")
 	dir := t.TempDir()
-	p, err := newPool(api, dir, 4, nil)
+	p, err := newPool(api, dir, 4, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	check("opening")
 	var conns []*conn
 	for range 4 {
-		c, err := p.acquire(t.Context())
+		c, err := p.acquire(t.Context(), ownSlots)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,6 +26,7 @@ const (
 	codeTooManyQueries     = 202
 	codeAborted            = 236
 	codeTooLarge           = 475
+	codeAccessDenied       = 497
 	codeAuthentication     = 516
 )
 

@@ -16,6 +16,7 @@ import (
 
 func TestMain(m *testing.M) {
 	RunChildIfAsked()
+	reportConfined()
 	os.Exit(closeShared(m.Run()))
 }
 

@@ -18,8 +18,8 @@ import (
 type pool struct {
 	api  *capi
 	args []string
-	// slots bounds the connections that are lent out.
-	slots chan struct{}
+	// slots bounds the connections that are lent out, by who they are for.
+	slots [2]chan struct{}
 	// initial are the settings that a fresh connection has changed: ours
 	// (async_insert=0: an insert is stored before it is acknowledged) and the
 	// library's own. SET x=DEFAULT would lose them.
@@ -33,18 +33,29 @@ type pool struct {
 	anchor   *conn
 }
 
+// slotClass says for whom a connection is: readers cannot take those of the writer,
+// however many they are and however slowly they read.
+type slotClass uint8
+
+const (
+	ownSlots slotClass = iota // the writer, and what asks for health
+	readerSlots
+)
+
 // conn is one connection of the pool; its user owns it until release.
 type conn struct {
-	api *capi
-	raw unsafe.Pointer // what chdb_connect returned
-	h   unsafe.Pointer // the connection itself
-	db  string         // current database
+	slot slotClass
+	api  *capi
+	raw  unsafe.Pointer // what chdb_connect returned
+	h    unsafe.Pointer // the connection itself
+	db   string         // current database
 }
 
 // newPool opens the database in dir with the given server options, which only
 // the first connection reads.
-func newPool(api *capi, dir string, size int, options []string) (*pool, error) {
-	p := &pool{api: api, args: []string{"--path=" + dir, "--async_insert=0"}, slots: make(chan struct{}, size)}
+func newPool(api *capi, dir string, own, readers int, options []string) (*pool, error) {
+	p := &pool{api: api, args: []string{"--path=" + dir, "--async_insert=0"}}
+	p.slots[ownSlots], p.slots[readerSlots] = make(chan struct{}, own), make(chan struct{}, readers)
 	raw, err := api.open(append(append([]string{}, p.args...), options...))
 	if err != nil {
 		return nil, err
@@ -71,38 +82,42 @@ func newConn(api *capi, raw unsafe.Pointer) *conn {
 var errPoolClosed = errors.New("the engine is shutting down")
 
 // acquire lends a connection out; it waits for a free one until ctx ends.
-func (p *pool) acquire(ctx context.Context) (*conn, error) {
+func (p *pool) acquire(ctx context.Context, class slotClass) (*conn, error) {
+	slots := p.slots[class]
 	select {
-	case p.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		<-p.slots
+		<-slots
 		return nil, errPoolClosed
 	}
 	if n := len(p.idle); n > 0 {
 		c := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
+		c.slot = class
 		return c, nil
 	}
 	p.mu.Unlock()
 	raw, err := p.api.open(p.args)
 	if err != nil {
-		<-p.slots
+		<-slots
 		return nil, err
 	}
-	return newConn(p.api, raw), nil
+	c := newConn(p.api, raw)
+	c.slot = class
+	return c, nil
 }
 
 // release takes a connection back. A tainted one, whose session state is not
 // known any more, is closed instead.
 func (p *pool) release(c *conn, tainted bool) {
 	p.mu.Lock()
-	keep := !tainted && !p.closed
+	keep, slots := !tainted && !p.closed, p.slots[c.slot]
 	if keep {
 		p.idle = append(p.idle, c)
 	}
@@ -110,7 +125,7 @@ func (p *pool) release(c *conn, tainted bool) {
 	if !keep {
 		p.api.closeConn(c.raw)
 	}
-	<-p.slots
+	<-slots
 }
 
 // kill cancels the running statements whose log_comment is the given one. It
@@ -132,11 +147,13 @@ func (p *pool) close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	for range cap(p.slots) {
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for running statements: %w", ctx.Err())
+	for _, slots := range p.slots {
+		for range cap(slots) {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return fmt.Errorf("waiting for running statements: %w", ctx.Err())
+			}
 		}
 	}
 	p.mu.Lock()

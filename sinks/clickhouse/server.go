@@ -3,13 +3,13 @@ package clickhouse
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/autohedge/autohedge/stream/component"
 )
 
 // Limits of the HTTP interface of the embedded engine.
@@ -38,25 +40,37 @@ const (
 	maxWaiting = 256
 )
 
-// server answers ClickHouse's HTTP interface from the engine in this process.
-type server struct {
-	pool     *pool
-	log      *slog.Logger
-	user     string
-	password string
-	host     string
-	timezone string
-	waiting  atomic.Int64
+// credential is one that a client may give to be an owner.
+type credential struct {
+	User     string `json:"user"`
+	Password string `json:"password"`
 }
 
-func newServer(p *pool, log *slog.Logger, user, password string) (*server, error) {
-	s := &server{pool: p, log: log, user: user, password: password}
+// server answers ClickHouse's HTTP interface from the engine in this process.
+type server struct {
+	pool *pool
+	log  *slog.Logger
+	// credentials make a client an owner. Without any everybody is one.
+	credentials []credential
+	// openReads lets clients without a credential read.
+	openReads bool
+	access    *access
+	host      string
+	timezone  string
+	waiting   atomic.Int64
+}
+
+func newServer(p *pool, log *slog.Logger, cfg *childConfig) (*server, error) {
+	s := &server{pool: p, log: log, credentials: cfg.Credentials, openReads: cfg.OpenReads}
 	s.host, _ = os.Hostname()
-	c, err := p.acquire(context.Background())
+	c, err := p.acquire(context.Background(), ownSlots)
 	if err != nil {
 		return nil, err
 	}
 	defer p.release(c, false)
+	if s.access, err = newAccess(c, readerLimits{seconds: cfg.ReaderSeconds, memory: cfg.ReaderMemory}); err != nil {
+		return nil, err
+	}
 	tz, _, err := c.query("SELECT timezone()", "TabSeparatedRaw", nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the engine's time zone: %w", err)
@@ -67,8 +81,8 @@ func newServer(p *pool, log *slog.Logger, user, password string) (*server, error
 
 // ServeHTTP answers one request.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !fromHere(r) {
-		http.Error(w, "requests from other sites are refused", http.StatusForbidden)
+	if err := component.CheckBrowser(r); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
 	switch r.URL.Path {
@@ -81,37 +95,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fromHere refuses what a page in a browser could make it send to a loopback
-// port: other host names (DNS rebinding) and other origins.
-func fromHere(r *http.Request) bool {
-	if origin := r.Header.Get("Origin"); origin != "" {
-		u, err := url.Parse(origin)
-		if err != nil || !loopbackName(u.Hostname()) {
-			return false
-		}
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && !loopbackName(hostOf(local)) {
-		return true // not a loopback listener: the operator chose to be reached by name
-	}
-	return host == "" || loopbackName(host)
-}
-
-func hostOf(a net.Addr) string {
-	h, _, _ := net.SplitHostPort(a.String())
-	return h
-}
-
-func loopbackName(h string) bool {
-	if strings.EqualFold(h, "localhost") {
-		return true
-	}
-	ip := net.ParseIP(strings.Trim(h, "[]"))
-	return ip != nil && ip.IsLoopback()
-}
+func loopbackName(h string) bool { return component.IsLoopback(h) }
 
 // request is one statement on its way through the server.
 type request struct {
@@ -125,6 +109,8 @@ type request struct {
 	params   []param
 	comment  string // the log_comment it runs under
 	start    time.Time
+	who      role
+	slots    slotClass
 }
 
 // reserved are the URL parameters that are no settings.
@@ -187,7 +173,7 @@ func (s *server) query(q *request) error {
 		s.waiting.Add(-1)
 		return exceptionf(codeTooManyQueries, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries. Maximum: %d", maxWaiting)
 	}
-	c, err := s.pool.acquire(q.r.Context())
+	c, err := s.pool.acquire(q.r.Context(), q.slots)
 	s.waiting.Add(-1)
 	if err != nil {
 		return fmt.Errorf("waiting for a connection: %w", err)
@@ -198,12 +184,58 @@ func (s *server) query(q *request) error {
 		tainted = false
 		return err
 	}
+	if err := s.checkAccess(q, c, st); err != nil {
+		tainted = false
+		return err
+	}
 	if err := c.set(q.settings); err != nil {
 		return err
+	}
+	if q.who == reader {
+		// The bytes of an answer must get on: a client that reads slowly, or not at all,
+		// holds a connection of the engine.
+		_ = http.NewResponseController(q.w.w).SetWriteDeadline(time.Now().Add(time.Duration(s.access.limits.seconds)*time.Second + slowReaderGrace))
 	}
 	keep, err := s.run(q, c, st, text, rest)
 	tainted = !keep || c.reset(q.settings, s.pool.initial) != nil
 	return err
+}
+
+// slowReaderGrace is how long an answer may be written beyond the time that computing
+// it may take.
+const slowReaderGrace = 30 * time.Second
+
+// checkAccess refuses what the client may not do: the statement in the form in which
+// the engine's own parser reads it, and the settings of the request.
+func (s *server) checkAccess(q *request, c *conn, st statement) error {
+	for _, setting := range q.settings {
+		if err := s.access.checkSetting(strings.ToLower(setting.name), setting.value, q.who); err != nil {
+			return err
+		}
+	}
+	head := st.head
+	if st.insert { // its data are not there yet, and no part of what is judged
+		head += " FORMAT Null"
+	}
+	text, err := canonical(c, head)
+	if err != nil {
+		return err
+	}
+	if err := s.access.check(text, q.who); err != nil {
+		return err
+	}
+	if q.who == reader {
+		given := make(map[string]bool)
+		for _, setting := range q.settings {
+			given[setting.name] = true
+		}
+		for _, bound := range []param{{"max_execution_time", strconv.FormatInt(s.access.limits.seconds, 10)}, {"max_memory_usage", strconv.FormatInt(s.access.limits.memory, 10)}} {
+			if !given[bound.name] {
+				q.settings = append(q.settings, bound)
+			}
+		}
+	}
+	return nil
 }
 
 // run executes the statement; keep tells whether the connection's session is
@@ -351,22 +383,43 @@ var streamable = map[string]bool{
 	"jsoncompactstringseachrow": true, "rowbinary": true, "tskv": true, "lineasstring": true, "null": true,
 }
 
+// readerHeader says that a client that has a credential reads for people: it takes the
+// connections of readers, so that none of the writer's is held.
+const readerHeader = "X-Autohedge-Reader"
+
+// authenticate finds out who the client is.
 func (s *server) authenticate(q *request) error {
-	if s.password == "" {
+	q.who, q.slots = owner, ownSlots
+	if q.r.Header.Get(readerHeader) != "" {
+		q.slots = readerSlots
+	}
+	if len(s.credentials) == 0 {
 		return nil
 	}
-	user, password, _ := q.r.BasicAuth()
+	user, password, given := q.r.BasicAuth()
 	if u := q.r.Header.Get("X-ClickHouse-User"); u != "" {
-		user, password = u, q.r.Header.Get("X-ClickHouse-Key")
+		user, password, given = u, q.r.Header.Get("X-ClickHouse-Key"), true
 	}
 	if q.values.Has("user") || q.values.Has("password") {
-		user, password = q.values.Get("user"), q.values.Get("password")
+		user, password, given = q.values.Get("user"), q.values.Get("password"), true
 	}
-	okUser := subtle.ConstantTimeCompare([]byte(user), []byte(s.user))
-	if okUser&subtle.ConstantTimeCompare([]byte(password), []byte(s.password)) != 1 {
-		return exceptionf(codeAuthentication, "AUTHENTICATION_FAILED", "%.64s: Authentication failed: password is incorrect, or there is no user with such name.", user)
+	for _, c := range s.credentials {
+		if sameText(user, c.User)&sameText(password, c.Password) == 1 {
+			return nil
+		}
 	}
-	return nil
+	// Clients send "default" without a password where they are told nothing.
+	if s.openReads && (!given || password == "" && (user == "" || user == "default")) {
+		q.who, q.slots = reader, readerSlots
+		return nil
+	}
+	return exceptionf(codeAuthentication, "AUTHENTICATION_FAILED", "%.64s: Authentication failed: password is incorrect, or there is no user with such name.", user)
+}
+
+// sameText compares in a time that does not depend on the texts.
+func sameText(a, b string) int {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:])
 }
 
 // readParameters sorts the URL's parameters into settings, query parameters and
@@ -375,9 +428,8 @@ func (q *request) readParameters() error {
 	if strings.HasPrefix(q.r.Header.Get("Content-Type"), "multipart/form-data") {
 		return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "External tables over HTTP are not supported by the embedded engine")
 	}
-	if q.values.Has("session_id") {
-		return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "HTTP sessions are not supported by the embedded engine; give settings with every request")
-	}
+	// A session_id is accepted and holds nothing: some clients send one with every
+	// request, and need neither temporary tables nor settings to outlive it.
 	q.db = q.values.Get("database")
 	if q.db == "" {
 		q.db = q.r.Header.Get("X-ClickHouse-Database")
@@ -388,7 +440,6 @@ func (q *request) readParameters() error {
 			q.format = "TabSeparated"
 		}
 	}
-	q.comment = q.id
 	for name, v := range q.values {
 		switch {
 		case strings.HasPrefix(name, "param_"):
@@ -399,6 +450,9 @@ func (q *request) readParameters() error {
 			q.settings = append(q.settings, param{name, v[len(v)-1]})
 		}
 	}
+	// The comment is what a statement is killed by when its client hangs up: it must be
+	// this statement's alone, whatever the client calls it.
+	q.comment = strings.TrimSpace(q.comment + " " + q.id + " " + randomUUID())
 	q.settings = append(q.settings, param{"log_comment", q.comment})
 	return nil
 }

@@ -58,7 +58,13 @@ func Connect(ctx context.Context, cfg Config, env component.Env) (*Client, error
 	if cfg.Moved == nil {
 		return connectOver(ctx, cfg, env, dial)
 	}
-	return connectOver(ctx, cfg, env, func(ctx context.Context, network, addr string) (net.Conn, error) { return dial(ctx, network, cfg.Moved(addr)) })
+	return connectOver(ctx, cfg, env, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		now := cfg.Moved(addr)
+		if now == "" {
+			return nil, fmt.Errorf("the broker that was at %s is not running", addr)
+		}
+		return dial(ctx, network, now)
+	})
 }
 
 // connectOver is Connect over a network that tests may provide.

@@ -32,8 +32,8 @@ type Config struct {
 	Password       component.Secret `yaml:"password" doc:"SASL password"`
 	TLS            TLSConfig        `yaml:"tls" doc:"encryption of the connection"`
 	Session        string           `yaml:"-"` // prefix of topics and groups, "" when live
-	// Moved returns where the broker that was at the address listens now; nil says
-	// that brokers stay where they are.
+	// Moved returns where the broker that was at the address listens now, or nothing
+	// while it does not run; nil says that brokers stay where they are.
 	Moved func(addr string) string `yaml:"-"`
 }
 

@@ -40,12 +40,14 @@ type engine struct {
 
 	broker *bus.Embedded      // nil: Kafka is elsewhere
 	server *clickhouse.Engine // nil: ClickHouse is elsewhere
-	client *bus.Client
-	store  *clickhouse.Client
-	http   *obs.Server
-	locks  []*folder.Lock
-	roles  []*runningRole
-	budget *budget // set by connect
+	// storeAnnouncement is that of server.
+	storeAnnouncement folder.Announcement
+	client            *bus.Client
+	store             *clickhouse.Client
+	http              *obs.Server
+	locks             []*folder.Lock
+	roles             []*runningRole
+	budget            *budget // set by connect
 
 	watching sync.WaitGroup
 	unwatch  context.CancelFunc
@@ -217,17 +219,17 @@ func (e *engine) startKafka(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return e.folder.Announce("kafka", e.broker.Addr())
+	return e.folder.Announce("kafka", folder.Announcement{Addr: e.broker.Addr()})
 }
 
 func (e *engine) connectStore(ctx context.Context) error {
 	cfg := e.cfg.ClickHouse
 	if cfg.URL == "" {
-		url, err := e.embeddedStore(ctx)
+		owner, err := e.embeddedStore(ctx)
 		if err != nil {
 			return err
 		}
-		cfg.URL = url
+		cfg.URL, cfg.User, cfg.Password = owner.Addr, owner.User, component.NewSecret(owner.Password)
 		if e.server == nil { // another process runs it
 			cfg.Moved = (&follower{folder: e.folder, part: "clickhouse"}).moved
 			cfg.Moved("") // remembers the present address
@@ -241,13 +243,26 @@ func (e *engine) connectStore(ctx context.Context) error {
 	return store.Migrate(ctx)
 }
 
-func (e *engine) embeddedStore(ctx context.Context) (string, error) {
-	return e.ownOrJoin(ctx, "clickhouse", func() (string, error) {
+// embeddedStore returns the address and the credential of the folder's ClickHouse, which
+// another process may already run.
+func (e *engine) embeddedStore(ctx context.Context) (folder.Announcement, error) {
+	_, err := e.ownOrJoin(ctx, "clickhouse", func() (string, error) {
 		if err := e.startStore(ctx); err != nil {
 			return "", err
 		}
 		return e.server.URL(), nil
 	})
+	if err != nil {
+		return folder.Announcement{}, err
+	}
+	owner, ok := e.folder.Owner("clickhouse")
+	if !ok && e.server == nil {
+		return owner, errors.New("finding the folder's ClickHouse: its process has just ended: start again")
+	}
+	if e.server != nil {
+		owner = e.storeAnnouncement
+	}
+	return owner, nil
 }
 
 // startStore starts the folder's engine as a child of this process.
@@ -255,12 +270,19 @@ func (e *engine) startStore(ctx context.Context) error {
 	if err := e.own("clickhouse"); err != nil {
 		return err
 	}
-	var err error
-	e.server, err = clickhouse.StartEngine(ctx, clickhouse.EngineConfig{Dir: e.folder.ClickHouse(), Addr: e.cfg.Embedded.ClickHouse, Progress: e.progress}, e.env)
+	key, err := e.folder.Key("clickhouse")
 	if err != nil {
 		return err
 	}
-	return e.folder.Announce("clickhouse", e.server.URL())
+	e.server, err = clickhouse.StartEngine(ctx, clickhouse.EngineConfig{
+		Dir: e.folder.ClickHouse(), Addr: e.cfg.Embedded.ClickHouse, Progress: e.progress,
+		User: e.cfg.ClickHouse.User, Password: e.cfg.ClickHouse.Password, Key: component.NewSecret(key), OpenReads: e.cfg.Embedded.OpenReads,
+	}, e.env)
+	if err != nil {
+		return err
+	}
+	e.storeAnnouncement = folder.Announcement{Addr: e.server.URL(), User: clickhouse.KeyUser, Password: key}
+	return e.folder.Announce("clickhouse", e.storeAnnouncement)
 }
 
 // start builds and starts the roles, downstream first, each once the one before

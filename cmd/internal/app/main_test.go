@@ -258,6 +258,20 @@ func owner(t *testing.T, data, part string) string {
 	return a.Addr
 }
 
+// credential is that of a part of the folder, as its owner's tools find it.
+func credential(t *testing.T, data, part string) (user, password string) {
+	t.Helper()
+	f, err := folder.Open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := f.Owner(part)
+	if !ok {
+		t.Fatalf("nobody runs %s", part)
+	}
+	return a.User, a.Password
+}
+
 // ask sends SQL to the folder's ClickHouse over plain HTTP, as curl would;
 // an answer of one cell. It returns "" while nothing answers.
 func ask(t *testing.T, data, sql string) string {

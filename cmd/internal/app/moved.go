@@ -23,10 +23,16 @@ type follower struct {
 const maxKnown = 64
 
 // moved returns the present host:port of the part where addr is one of its former
-// ones, and addr where it is somebody else's, or nobody runs the part.
+// ones, and addr where it is another's. While nobody runs the part it returns nothing:
+// whoever has its former port now must not be sent its credential.
 func (f *follower) moved(addr string) string {
 	owner, ok := f.folder.Owner(f.part)
 	if !ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if slices.Contains(f.known, addr) {
+			return ""
+		}
 		return addr
 	}
 	now := owner.Addr

@@ -30,6 +30,7 @@ func (t *tool) storeClient(ctx context.Context, session string) (client *clickho
 	}
 	env := component.Env{Log: log, Metrics: obs.NewRegistry(Version()), Clock: component.SystemClock{}}
 	store := cfg.ClickHouse
+	store.Reader = true
 	if session != "" {
 		store.Database = sessionDatabase(session)
 	}
@@ -40,13 +41,17 @@ func (t *tool) storeClient(ctx context.Context, session string) (client *clickho
 			return nil, nil, err
 		}
 		if owner, ok := f.Owner("clickhouse"); ok {
-			store.URL = owner.Addr
+			store.URL, store.User, store.Password = owner.Addr, owner.User, component.NewSecret(owner.Password)
 		} else {
-			server, err := clickhouse.StartEngine(ctx, clickhouse.EngineConfig{Dir: f.ClickHouse(), Addr: "127.0.0.1:0", Progress: t.err}, env)
+			key, err := f.Key("clickhouse")
+			if err != nil {
+				return nil, nil, err
+			}
+			server, err := clickhouse.StartEngine(ctx, clickhouse.EngineConfig{Dir: f.ClickHouse(), Addr: "127.0.0.1:0", Progress: t.err, Key: component.NewSecret(key)}, env)
 			if err != nil {
 				return nil, nil, withCode(exitDown, err)
 			}
-			store.URL, stop = server.URL(), server.Close
+			store.URL, store.User, store.Password, stop = server.URL(), clickhouse.KeyUser, component.NewSecret(key), server.Close
 		}
 	}
 	client, err = clickhouse.Connect(ctx, store, env)

@@ -48,9 +48,11 @@ func TestRolesInProcesses(t *testing.T) {
 			{Name: "mine", Venue: "json", URL: guide, JSON: &venue.JSON{Symbol: "symbol", Price: "price"}},
 		}
 	}))
-	trading := write(t, data, "trading.yaml", unhurried(func(c *config.Config) {
-		c.Kafka.Brokers, c.ClickHouse.URL = []string{broker}, store
-	}))
+	// Who is told an address only is told the credential of the start, too.
+	user, password := credential(t, data, "clickhouse")
+	trading := write(t, data, "trading.yaml", strings.Replace(unhurried(func(c *config.Config) {
+		c.Kafka.Brokers, c.ClickHouse.URL, c.ClickHouse.User = []string{broker}, store, user
+	}), "  user: \""+user+"\"\n  password: \"\"", "  user: \""+user+"\"\n  password: \""+password+"\"", 1))
 
 	left := start(t, "run", "--config", market, "--data", data, "--roles", "stream,signals")
 	right := start(t, "run", "--config", trading, "--data", data, "--roles", "agents,execution,sinks")

@@ -45,6 +45,7 @@ type Config struct {
 type Embedded struct {
 	Kafka      string `yaml:"kafka" doc:"host:port; empty takes 127.0.0.1:9292, or a free port where that is busy"`
 	ClickHouse string `yaml:"clickhouse" doc:"host:port; empty takes 127.0.0.1:8223, or a free port where that is busy"`
+	OpenReads  bool   `yaml:"open_reads" doc:"whether every program of this machine may read topics and tables, journal and control apart; false asks for the credentials of run/kafka.json and run/clickhouse.json, which only the data folder's owner can read"`
 }
 
 // Validate reports all problems.
@@ -65,7 +66,7 @@ func (e *Embedded) Validate() component.Problems {
 func Default() Config {
 	return Config{
 		Log: obs.DefaultLogConfig(), Kafka: bus.DefaultConfig(), ClickHouse: clickhouse.DefaultConfig(), Stream: stream.DefaultConfig(),
-		Signals: signals.DefaultConfig(), Agents: agents.DefaultConfig(), Execution: execution.DefaultConfig(), Sinks: sinks.DefaultConfig(),
+		Signals: signals.DefaultConfig(), Agents: agents.DefaultConfig(), Execution: execution.DefaultConfig(), Sinks: sinks.DefaultConfig(), Embedded: Embedded{OpenReads: true},
 	}
 }
 
@@ -87,6 +88,7 @@ func (c *Config) Validate() component.Problems {
 	p.Under("sinks", c.Sinks.Validate())
 	c.accounts(&p)
 	c.checkListeners(&p)
+	c.checkExposed(&p)
 	if p.Err() == nil {
 		c.checkWatched(&p)
 		c.checkCycle(&p)
@@ -144,6 +146,16 @@ func (c *Config) checkListeners(p *component.Problems) {
 			p.Addf(l.path, "is %s: %s has that port", l.addr, other)
 		}
 		taken[port] = l.path
+	}
+}
+
+// checkExposed refuses embedded servers that other machines reach without a password.
+func (c *Config) checkExposed(p *component.Problems) {
+	if a := c.Embedded.ClickHouse; obs.CheckAddress(a) == nil && c.ClickHouse.URL == "" && !component.IsLoopback(a) && c.ClickHouse.Password.IsZero() {
+		p.Addf("embedded.clickhouse", "is %s, which other machines reach: want clickhouse.user and clickhouse.password, or a loopback address", a)
+	}
+	if a := c.Embedded.Kafka; obs.CheckAddress(a) == nil && len(c.Kafka.Brokers) == 0 && !component.IsLoopback(a) {
+		p.Addf("embedded.kafka", "is %s, which other machines reach: the embedded Kafka listens on loopback only; use Apache Kafka", a)
 	}
 }
 

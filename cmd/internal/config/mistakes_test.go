@@ -75,6 +75,11 @@ var mistakes = []struct {
 		`:1:19: embedded.kafka: "nowhere" is no address: want host:port, or nothing for the default`,
 		`:1:40: embedded.clickhouse: "8223" is no address: want host:port, or nothing for the default`,
 	}},
+	{"exposed", []string{
+		`:1:16: http.listen: is 0.0.0.0:9464, which other machines reach: want user and password beside it, or a loopback address; metrics carry positions and profit`,
+		`:2:19: embedded.kafka: is 0.0.0.0:9292, which other machines reach: the embedded Kafka listens on loopback only; use Apache Kafka`,
+		`:2:47: embedded.clickhouse: is 192.0.2.1:8123, which other machines reach: want clickhouse.user and clickhouse.password, or a loopback address`,
+	}},
 	{"environment", []string{
 		`:3:13: clickhouse.password: environment variable CLICKHOUSE_PASSWORD is not set: set it, or write ${CLICKHOUSE_PASSWORD:-default}`,
 		`:6:14: agents.llm.api_key: environment variable NO_SUCH_KEY is not set: set it, or write ${NO_SUCH_KEY:-default}`,

@@ -8,6 +8,8 @@ package folder
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -232,11 +234,49 @@ func closeQuietly(file *os.File) {
 type Announcement struct {
 	PID  int    `json:"pid"`
 	Addr string `json:"addr"` // host:port, or a URL
+	// User and Password are the credential of this folder's owner and the owner's tools.
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
 }
 
-// Announce writes run/<part>.json, whole or not at all.
-func (f *Folder) Announce(part, addr string) error {
-	text, err := json.Marshal(Announcement{PID: os.Getpid(), Addr: addr})
+// Key returns the secret of a part, which only the folder's owner can read. The first
+// call makes it; it stays the same, so that clients outlive a restart of the part.
+func (f *Folder) Key(part string) (string, error) {
+	path := filepath.Join(f.Run(), part+".key")
+	for range 2 {
+		text, err := os.ReadFile(path) //nolint:gosec // of the data folder
+		if key := strings.TrimSpace(string(text)); err == nil && len(key) == 2*keyBytes {
+			return key, nil
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("reading the key of %s: %w", part, err)
+		}
+		var b [keyBytes]byte
+		_, _ = rand.Read(b[:]) // never fails
+		temp := fmt.Sprintf("%s.%d", path, os.Getpid())
+		if err := os.WriteFile(temp, []byte(hex.EncodeToString(b[:])+"\n"), 0o600); err != nil {
+			return "", fmt.Errorf("writing the key of %s: %w", part, err)
+		}
+		// The first of two that make one at once counts.
+		err = os.Link(temp, path)
+		if errors.Is(err, os.ErrExist) && text != nil {
+			err = os.Rename(temp, path) // what was there is no key
+		}
+		_ = os.Remove(temp)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("writing the key of %s: %w", part, err)
+		}
+	}
+	return "", fmt.Errorf("reading the key of %s: %s holds none: remove it", part, path)
+}
+
+// keyBytes is how long a key is.
+const keyBytes = 24
+
+// Announce writes run/<part>.json, whole or not at all; its process is this one.
+func (f *Folder) Announce(part string, a Announcement) error {
+	a.PID = os.Getpid()
+	text, err := json.Marshal(a) //nolint:gosec // G117: for the folder's owner, mode 0600
 	if err != nil {
 		return fmt.Errorf("announcing %s: %w", part, err)
 	}

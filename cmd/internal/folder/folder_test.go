@@ -73,7 +73,7 @@ func TestOwnerMustHoldTheLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Announce("kafka", "127.0.0.1:1"); err != nil {
+	if err := f.Announce("kafka", Announcement{Addr: "127.0.0.1:1"}); err != nil {
 		t.Fatal(err)
 	}
 	if a, ok := f.Owner("kafka"); ok {
@@ -86,7 +86,7 @@ func TestOwnerMustHoldTheLock(t *testing.T) {
 	if a, ok := f.Owner("kafka"); ok {
 		t.Fatalf("a dead owner's announcement was taken for the new one's: %+v", a)
 	}
-	if err := f.Announce("kafka", "127.0.0.1:2"); err != nil {
+	if err := f.Announce("kafka", Announcement{Addr: "127.0.0.1:2"}); err != nil {
 		t.Fatal(err)
 	}
 	if a, ok := f.AwaitOwner(t.Context(), "kafka", time.Second); !ok || a.Addr != "127.0.0.1:2" || a.PID != os.Getpid() {

@@ -37,3 +37,31 @@ func TestOpenTakesRights(t *testing.T) {
 		}
 	}
 }
+
+// The key of a part is made once and stays; only its owner reads it.
+func TestKey(t *testing.T) {
+	f, err := folder.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := f.Key("clickhouse")
+	if err != nil || len(key) != 48 {
+		t.Fatalf("key %q, %v", key, err)
+	}
+	again, err := f.Key("clickhouse")
+	other, oerr := f.Key("kafka")
+	if err != nil || oerr != nil || again != key || other == key {
+		t.Errorf("again %q, %v; of another part %q, %v", again, err, other, oerr)
+	}
+	path := filepath.Join(f.Run(), "clickhouse.key")
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("rights %v, %v", info, err)
+	}
+	if err := os.WriteFile(path, []byte("cut"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := f.Key("clickhouse"); err != nil || len(key) != 48 {
+		t.Errorf("behind a damaged key: %q, %v", key, err)
+	}
+}
