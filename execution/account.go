@@ -26,8 +26,10 @@ type account struct {
 	gate    *risk.Gate
 	// outgoing are the orders that stand in the order log and wait to be sent.
 	outgoing chan *outgoing
-	// triedAt is when the account was opened last; settling guards it.
+	// triedAt is when the account was opened last, retryIn how long after that it is
+	// again while it is refused: reading a ledger takes time. settling guards both.
 	triedAt time.Time
+	retryIn time.Duration
 }
 
 // gatedBroker is the broker of an account: none yet, for as long as the account is
@@ -155,6 +157,7 @@ var _ broker.Broker = (*gatedBroker)(nil)
 // still, or somebody restores or adopts it. o.settling is held.
 func (o *owner) openAccount(ctx context.Context, acc *account) error {
 	acc.triedAt = time.Now()
+	acc.retryIn = min(max(2*acc.retryIn, o.role.cfg.QueryInterval), 16*o.role.cfg.QueryInterval)
 	spec, err := broker.Registry.Lookup(acc.cfg.Broker)
 	if err != nil {
 		return err
@@ -220,7 +223,7 @@ func (r *Role) refusedAccounts() string {
 // openRefused tries the accounts again that are refused; o.settling is held.
 func (o *owner) openRefused(ctx context.Context, machine time.Time) error {
 	for _, acc := range o.accounts {
-		if acc.broker.refused() == nil || machine.Sub(acc.triedAt) < o.role.cfg.QueryInterval {
+		if acc.broker.refused() == nil || machine.Sub(acc.triedAt) < acc.retryIn {
 			continue
 		}
 		if err := o.openAccount(ctx, acc); err != nil {

@@ -136,6 +136,11 @@ func ownerKey(partition int32) string { return fmt.Sprintf("execution.%d", parti
 // openAccounts opens the accounts' brokers and brings the logs to what they say. Where
 // the log of fills contradicts itself, the account is halted first.
 func (o *owner) openAccounts(ctx context.Context, conflicts map[string]string) error {
+	for id, account := range o.book.Filled() {
+		if !o.orders.has(id) {
+			conflicts[account] = fmt.Sprintf("order %s: its fills prove %s, and the order log does not know it", id, o.book.Proven(id))
+		}
+	}
 	for account, why := range conflicts {
 		o.role.metrics.contradictions.Inc()
 		if err := o.haltAccount(ctx, account, why); err != nil {

@@ -140,7 +140,7 @@ func TestContradictionsHalt(t *testing.T) {
 			r := w.start(s.through(time.Hour))
 			w.quote("50000.00", "0.5", "50001.00", "0.5")
 			w.seesQuote(r)
-			d := w.decide(w.decision(event.Buy, "0.01", "50000.5"))
+			d := w.rest("0.01", "49990")
 			w.wantStates(d, "submitting accepted")
 			id := event.ClientOrderID(d.ID, 0)
 			same := broker.Report{ClientOrderID: id, State: event.OrderPartiallyFilled, Fills: []broker.Execution{exec("X1", "0.004", "50001"), exec("X1", "0.004", "50001")}}
@@ -193,7 +193,7 @@ func TestClaimedWithoutFills(t *testing.T) {
 	r := w.start(s.through(time.Hour))
 	w.quote("50000.00", "0.5", "50001.00", "0.5")
 	w.seesQuote(r)
-	d := w.decide(w.decision(event.Buy, "0.01", "50000.5"))
+	d := w.rest("0.01", "49990")
 	w.wantStates(d, "submitting accepted")
 	id := event.ClientOrderID(d.ID, 0)
 	s.say(broker.Report{ClientOrderID: id, State: event.OrderFilled, FilledQty: event.Some(dec("0.01"))})
@@ -233,7 +233,7 @@ func TestClaimedForTooLong(t *testing.T) {
 	r := w.start(s.through(time.Hour))
 	w.quote("50000.00", "0.5", "50001.00", "0.5")
 	w.seesQuote(r)
-	d := w.decide(w.decision(event.Buy, "0.01", "50000.5"))
+	d := w.rest("0.01", "49990")
 	w.wantStates(d, "submitting accepted")
 	id := event.ClientOrderID(d.ID, 0)
 	s.say(broker.Report{ClientOrderID: id, State: event.OrderPartiallyFilled, FilledQty: event.Some(dec("0.007")), Fills: []broker.Execution{exec("X1", "0.004", "50001")}})
@@ -286,8 +286,11 @@ func TestLogClaimsWhatNoFillProves(t *testing.T) {
 // Two records of one fill in the log that differ halt the account at the start.
 func TestLogContradictsItself(t *testing.T) {
 	w := newWorld(t)
+	e := begin(w.decision(event.Buy, "0.03", "50000.5"), "paper", time.Now().UnixNano(), 1, event.Lineage{Topic: event.TopicDecisions})
+	e.State = event.OrderNotPlaced
+	w.publish(event.TopicOrders, []byte("paper"), &e)
 	for _, qty := range []string{"0.01", "0.02"} {
-		f := &event.Fill{ID: event.HashStrings("fill", qty), ExecID: "X1", ClientOrderID: "ahx", Account: "paper", Strategy: "momentum", Venue: venue, Symbol: symbol,
+		f := &event.Fill{ID: event.HashStrings("fill", qty), ExecID: "X1", ClientOrderID: e.ClientOrderID, Account: "paper", Strategy: "momentum", Venue: venue, Symbol: symbol,
 			Side: event.Buy, Price: dec("50000"), Qty: dec(qty), FeeCurrency: "USDT", Time: time.Now().UnixNano()}
 		w.publish(event.TopicFills, []byte("paper"), f)
 	}
@@ -301,6 +304,20 @@ func TestLogContradictsItself(t *testing.T) {
 		}
 		r.drain()
 	}
+}
+
+// A fill of an order that the order log does not have halts its account at the start.
+func TestFillOfNoOrder(t *testing.T) {
+	w := newWorld(t)
+	w.publish(event.TopicFills, []byte("paper"), &event.Fill{
+		ID: event.ID{7}, ExecID: "X1", ClientOrderID: "ahx", Account: "paper", Strategy: "momentum", Venue: venue, Symbol: symbol, Side: event.Buy,
+		Price: dec("50000"), Qty: dec("0.01"), FeeCurrency: "USDT", Time: time.Now().UnixNano(),
+	})
+	r := w.start(nil)
+	if why := w.halts(r); why != "order ahx: its fills prove 0.01, and the order log does not know it" {
+		t.Errorf("the reason is %q", why)
+	}
+	r.drain()
 }
 
 // Activity at the broker that is not ours halts the account; an order that came to

@@ -15,11 +15,12 @@ var ErrConflict = errors.New("the fill is known with other content")
 // Fill is what the book keeps of a fill that was applied: what identifies it, and
 // what must be the same whenever it is reported again.
 type Fill struct {
-	ID    event.ID      `json:"id"`
-	Exec  string        `json:"exec"`
-	Side  event.Side    `json:"side"`
-	Price event.Decimal `json:"price"`
-	Qty   event.Decimal `json:"qty"`
+	ID      event.ID      `json:"id"`
+	Exec    string        `json:"exec"`
+	Account string        `json:"account"`
+	Side    event.Side    `json:"side"`
+	Price   event.Decimal `json:"price"`
+	Qty     event.Decimal `json:"qty"`
 }
 
 func (f *Fill) String() string {
@@ -27,7 +28,7 @@ func (f *Fill) String() string {
 }
 
 func keep(f *event.Fill) Fill {
-	return Fill{ID: f.ID, Exec: f.ExecID, Side: f.Side, Price: f.Price, Qty: f.Qty}
+	return Fill{ID: f.ID, Exec: f.ExecID, Account: f.Account, Side: f.Side, Price: f.Price, Qty: f.Qty}
 }
 
 // same reports whether both are the same execution of one order. Records that name

@@ -113,6 +113,15 @@ func (b *Book) Notional(clientOrderID string) (sum event.Decimal, err error) {
 	return sum, nil
 }
 
+// Filled lists the orders whose fills are remembered, with the accounts of these.
+func (b *Book) Filled() map[string]string {
+	out := make(map[string]string, len(b.fills.orders))
+	for order, all := range b.fills.orders {
+		out[order] = all[0].Account
+	}
+	return out
+}
+
 // CheckFill reports whether a fill can be one at all.
 func CheckFill(f *event.Fill) error {
 	if f.Qty.Sign() <= 0 || f.Price.Sign() <= 0 || (f.Side != event.Buy && f.Side != event.Sell) {
