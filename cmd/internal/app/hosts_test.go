@@ -61,6 +61,25 @@ func newDesk(t *testing.T, kafka string) *desk {
 	return d
 }
 
+// config is that of a process that owns the accounts.
+func (d *desk) config(kafka string) string {
+	d.t.Helper()
+	return write(d.t, d.t.TempDir(), "hosts.yaml", unhurried(func(c *config.Config) {
+		c.Kafka.Brokers = []string{kafka}
+		one := c.Execution.Accounts[0]
+		one.Limits.MaxOrdersPerSecond, one.Limits.MaxOrdersPerMinute = 1000, 10000
+		c.Execution.Accounts = nil
+		for _, name := range d.accounts {
+			one.Name = name
+			c.Execution.Accounts = append(c.Execution.Accounts, one)
+		}
+		for i := range c.Signals.Strategies {
+			c.Signals.Strategies[i].Account = d.accounts[0]
+		}
+		c.Execution.MarkInterval = time.Hour
+	}))
+}
+
 func (d *desk) publish(topic string, key []byte, m event.Message) {
 	d.t.Helper()
 	if _, _, err := d.producer.Publish(d.t.Context(), topic, key, m); err != nil {
@@ -222,6 +241,63 @@ func (d *desk) ledger(data, account string) (orders int) {
 	return orders
 }
 
+// Two processes on one data folder: the second stands by, has its part of the accounts
+// handed over, and goes on with all of them when the first is stopped for long and then
+// killed. What the first still holds, it refuses until then.
+func TestProcessStandby(t *testing.T) {
+	t.Parallel()
+	kafka := start(t, "kafka", "--data", t.TempDir(), "--output", "json")
+	address := kafka.addresses()["address"]
+	d := newDesk(t, address)
+	file, data := d.config(address), t.TempDir()
+	begin := func() *process {
+		p := start(t, "run", "--config", file, "--data", data, "--roles", "execution")
+		p.ready()
+		return p
+	}
+	first := begin()
+	for range 10 {
+		d.round()
+	}
+	d.settled(d.sent)
+	second := begin()
+	second.says(`standing by for the socket`)
+	for _, account := range d.accounts { // each is handed over, or kept
+		d.trades(account)
+	}
+	first.signal(syscall.SIGSTOP)
+	for range 5 {
+		d.round()
+	}
+	d.settled(d.sent)
+	second.says(`refusing an account.*which another process has open`)
+	first.kill()
+	for _, account := range d.accounts {
+		d.trades(account)
+	}
+	succeed(t, "halt", "--config", file, "--data", data, "--why", "the second answers")
+	second.says(`answering on the socket`)
+	second.signal(syscall.SIGTERM)
+	second.ended()
+	last, fills, sends := d.entries()
+	orders := 0
+	for id, e := range last {
+		sum := event.Decimal{}
+		for _, f := range fills[id] {
+			sum, _ = event.FromMoney(sum.Money().Add(f.Qty.Money()))
+		}
+		if e.FilledQty.Cmp(sum) != 0 || sends[id] > 1 {
+			t.Errorf("order %s is %s, filled %s, its fills prove %s, begun %d times", id, e.State, e.FilledQty, sum, sends[id])
+		}
+	}
+	for _, account := range d.accounts {
+		orders += d.ledger(data, account)
+	}
+	t.Logf("%d decisions, %d orders in the ledgers, 0 differences from the log", len(d.sent), orders)
+	kafka.signal(syscall.SIGTERM)
+	kafka.ended()
+}
+
 // Two hosts with data folders of their own on one Kafka. One is stopped, and then
 // killed, while decisions come; the other takes its accounts over. It does not have
 // the ledgers that took their orders, so it refuses them, says the command and trades
@@ -231,21 +307,7 @@ func TestProcessTwoHosts(t *testing.T) {
 	kafka := start(t, "kafka", "--data", t.TempDir(), "--output", "json")
 	address := kafka.addresses()["address"]
 	d := newDesk(t, address)
-	dir := t.TempDir()
-	file := write(t, dir, "hosts.yaml", unhurried(func(c *config.Config) {
-		c.Kafka.Brokers = []string{address}
-		one := c.Execution.Accounts[0]
-		one.Limits.MaxOrdersPerSecond, one.Limits.MaxOrdersPerMinute = 1000, 10000
-		c.Execution.Accounts = nil
-		for _, name := range d.accounts {
-			one.Name = name
-			c.Execution.Accounts = append(c.Execution.Accounts, one)
-		}
-		for i := range c.Signals.Strategies {
-			c.Signals.Strategies[i].Account = d.accounts[0]
-		}
-		c.Execution.MarkInterval = time.Hour
-	}))
+	file := d.config(address)
 	hosts := [2]string{t.TempDir(), t.TempDir()}
 	begin := func(i int) *process {
 		p := start(t, "run", "--config", file, "--data", hosts[i], "--roles", "execution")
