@@ -44,6 +44,7 @@ type Role struct {
 	// crash, in tests, ends the role at a site by returning an error; openBroker
 	// opens an account, tests put a broker of their own there.
 	crash      func(crashSite) error
+	takeOver   func(context.Context, bus.OwnConfig, component.Env) (*bus.Owner, error)
 	confirm    func(context.Context) error // in place of the owner's, in tests
 	openBroker func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error)
 	profile    func(broker.Profile) broker.Profile // of an account; changed in tests
@@ -70,7 +71,8 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
 		},
-		profile: func(p broker.Profile) broker.Profile { return p },
+		takeOver: client.Own,
+		profile:  func(p broker.Profile) broker.Profile { return p },
 	}
 	for i := range cfg.Accounts {
 		r.accounts[cfg.Accounts[i].Name] = &r.cfg.Accounts[i]

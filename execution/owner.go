@@ -69,15 +69,16 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account),
 		open: make(map[string]*working), unknown: make(map[string]struct{}), doubts: make(map[string]*doubt), contradictions: make(map[string]string),
 	}
-	var err error
-	o.producer, err = r.client.Own(ctx, bus.OwnConfig{
-		Name: "execution", Key: ownerKey(partition), Blocking: true,
-		Partitions: []bus.TopicPartition{
-			{Topic: event.TopicOrders, Partition: partition}, {Topic: event.TopicFills, Partition: partition}, {Topic: event.TopicPositions, Partition: partition},
-			{Topic: event.TopicExecutionState, Partition: partition},
-		},
-	}, r.env)
-	if err != nil {
+	if err := r.patiently(ctx, partition, func() (err error) {
+		o.producer, err = r.takeOver(ctx, bus.OwnConfig{
+			Name: "execution", Key: ownerKey(partition), Blocking: true,
+			Partitions: []bus.TopicPartition{
+				{Topic: event.TopicOrders, Partition: partition}, {Topic: event.TopicFills, Partition: partition}, {Topic: event.TopicPositions, Partition: partition},
+				{Topic: event.TopicExecutionState, Partition: partition},
+			},
+		}, r.env)
+		return err
+	}); err != nil {
 		return nil, fmt.Errorf("taking over partition %d: %w", partition, err)
 	}
 	o.epoch = uint32(o.producer.Number())
@@ -98,8 +99,8 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		o.accounts[name] = &account{cfg: cfg, broker: newGatedBroker(), profile: r.profile(spec.New.Profile), gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
 		r.metrics.refused.Inc()
 	}
-	rec, err := o.remember(ctx)
-	if err != nil {
+	var rec *records
+	if err := r.patiently(ctx, partition, func() (err error) { rec, err = o.remember(ctx); return err }); err != nil {
 		return nil, fmt.Errorf("restoring partition %d: %w", partition, err)
 	}
 	o.book, o.orders = rec.book, rec.orders
@@ -128,6 +129,26 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	o.nextMark = o.now() + int64(r.cfg.MarkInterval)
 	ok = true
 	return o, nil
+}
+
+// takeOverPatience is how long a takeover is tried again before its error ends the role.
+const takeOverPatience = 5 * time.Minute
+
+// patiently tries a step of a takeover again while brokers answer with errors that may
+// pass: claims and logs that cannot be read now end nothing. Decisions wait meanwhile.
+func (r *Role) patiently(ctx context.Context, partition int32, step func() error) error {
+	began, wait := time.Now(), 50*time.Millisecond
+	for {
+		err := step()
+		if err == nil || component.IsFatal(err) || errors.Is(err, bus.ErrFenced) || ctx.Err() != nil || time.Since(began) > takeOverPatience {
+			return err
+		}
+		r.env.Log.Warn("taking over a partition failed; it is tried again", "partition", partition, "wait", wait.String(), "err", err)
+		if !sleep(ctx, wait) {
+			return err
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
 }
 
 // ownerKey is what the owner of a partition owns.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -377,6 +378,31 @@ func TestUnconfirmedClaimIsTriedAgain(t *testing.T) {
 	w.wantStates(d, "submitting accepted filled")
 	r.drain()
 	w.audit()
+}
+
+// A takeover whose claims cannot be read now is tried again; the role goes on.
+func TestTakeoverIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	var mu sync.Mutex
+	failures := 0
+	r := w.start(func(r *Role) {
+		own := r.takeOver
+		r.takeOver = func(ctx context.Context, c bus.OwnConfig, env component.Env) (*bus.Owner, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if failures++; failures <= 3 {
+				return nil, errors.New("reading the claims in meta/0: reading the offsets of meta: [-1] Unknown")
+			}
+			return own(ctx, c, env)
+		}
+	})
+	w.quote("50000.00", "0.5", "50001.00", "0.5")
+	w.seesQuote(r)
+	w.wantStates(w.decide(w.decision(event.Buy, "0.001", "50000.5")), "submitting accepted filled")
+	r.drain()
+	if failures < 4 {
+		t.Errorf("%d takeovers were tried", failures)
+	}
 }
 
 // Names that come with a decision are no labels: one that is not UTF-8 ends nothing,
