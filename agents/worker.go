@@ -151,7 +151,9 @@ func (w *worker) restore(ctx context.Context) error {
 			return nil // of a newer version, which would not have judged here
 		}
 		if err != nil {
-			return fmt.Errorf("decoding offset %d: %w", rec.Offset, err)
+			// No owner of the journal wrote it: it answers no signal.
+			w.role.env.Log.Error("passing over a record of the journal that cannot be read", "partition", rec.Partition, "offset", rec.Offset, "err", err)
+			return nil
 		}
 		switch m := m.(type) {
 		case *event.ModelCall:

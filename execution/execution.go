@@ -107,7 +107,12 @@ func (r *Role) Run(ctx context.Context) (err error) {
 		defer ccancel()
 		err = errors.Join(err, r.control.Close(cctx))
 	}()
-	controlEnd, err := r.client.ReadAll(ctx, event.TopicControl, 0, bus.FromStart, func(rec bus.Record) error { r.board.apply(rec, false); return nil })
+	controlEnd, err := r.client.ReadAll(ctx, event.TopicControl, 0, bus.FromStart, func(rec bus.Record) error {
+		if !r.client.SkippedRecord(rec.Topic, rec.Partition, rec.Offset) {
+			r.board.apply(rec, false)
+		}
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("reading control: %w", err)
 	}

@@ -280,7 +280,9 @@ func (b *board) apply(rec bus.Record, running bool) {
 	defer b.mu.Unlock()
 	defer b.show()
 	if err != nil {
-		b.controlErr = fmt.Errorf("record at offset %d: %w", rec.Offset, err)
+		h := unreadableControl(&rec, err)
+		b.control[ScopeAll] = h
+		b.env.Log.Error("halted", "scope", h.Scope, "who", h.Who, "whence", "control", "why", h.Why)
 		return
 	}
 	foldControl(b.control, c)
@@ -298,6 +300,14 @@ func (b *board) apply(rec bus.Record, running bool) {
 		// The next refresh reads what the file says now.
 		b.fileStamp = fileStamp{}
 	}
+}
+
+// unreadableControl is the halt of everything that a record of control means that
+// cannot be read: it may have been a halt. A resume of everything lifts it, as does
+// skipping the record.
+func unreadableControl(rec *bus.Record, err error) Halt {
+	return Halt{Scope: ScopeAll, Who: "engine", Why: fmt.Sprintf("control/%d holds a record at offset %d that cannot be read: %v; go on: autohedge resume --why \"...\", or for good: "+
+		"autohedge topics skip control/%d --at %d --why \"...\"", rec.Partition, rec.Offset, err, rec.Partition, rec.Offset)}
 }
 
 // fail notes that control cannot be read any more.

@@ -103,6 +103,11 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	if err := r.patiently(ctx, partition, func() (err error) { rec, err = o.remember(ctx); return err }); err != nil {
 		return nil, fmt.Errorf("restoring partition %d: %w", partition, err)
 	}
+	for _, why := range rec.unreadable {
+		for name := range o.accounts {
+			rec.conflicts[name] = why
+		}
+	}
 	o.book, o.orders = rec.book, rec.orders
 	for id, ord := range o.orders.whole {
 		if !ord.state().Terminal() {

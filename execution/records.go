@@ -105,6 +105,9 @@ type records struct {
 	book    *ledger.Book
 	// conflicts says, by account, that the log of fills contradicts itself.
 	conflicts map[string]string
+	// unreadable are the records of the logs that hold no event of theirs: what they
+	// would have said is not known, so that the partition's accounts are halted.
+	unreadable []string
 }
 
 func newRecords() *records {
@@ -162,8 +165,9 @@ func (s *records) read(ctx context.Context, c *bus.Client, partition int32, quot
 			if event.TypeOf(rec.Value) == event.TypeEpoch {
 				return nil
 			}
-			if err := s.take(&rec, quoted); err != nil {
-				return component.Fatal(fmt.Errorf("reading %s at offset %d: %w", rec.Topic, rec.Offset, err))
+			if err := s.take(&rec, quoted); err != nil && !c.SkippedRecord(rec.Topic, rec.Partition, rec.Offset) && len(s.unreadable) < maxUnreadable {
+				s.unreadable = append(s.unreadable, fmt.Sprintf("%s/%d holds a record at offset %d that cannot be used: %v; look at it and at the broker's positions, then go on: "+
+					"autohedge topics skip %s/%d --at %d --why \"...\", and autohedge resume", rec.Topic, rec.Partition, rec.Offset, err, rec.Topic, rec.Partition, rec.Offset))
 			}
 			return nil
 		})
@@ -197,6 +201,9 @@ func (s *records) take(rec *bus.Record, quoted func(venue, symbol string) string
 	}
 	return nil
 }
+
+// maxUnreadable bounds the records that are named; the first says enough.
+const maxUnreadable = 16
 
 // recordsForm is the form of what a snapshot holds, savedRecords; it counts up when
 // that changes its meaning.

@@ -105,7 +105,10 @@ func HaltStatus(ctx context.Context, paths Paths, connect Connect) (HaltReport, 
 		_, err := client.ReadAll(ctx, event.TopicControl, 0, bus.FromStart, func(rec bus.Record) error {
 			c, err := event.DecodeAs[*event.Control](rec.Value)
 			if err != nil {
-				return err
+				if !client.SkippedRecord(rec.Topic, rec.Partition, rec.Offset) {
+					inControl[ScopeAll] = unreadableControl(&rec, err)
+				}
+				return nil
 			}
 			foldControl(inControl, c)
 			return nil

@@ -301,8 +301,8 @@ func (e *Engine) instrument(key []byte) (*instrument, error) {
 // newInstrument makes the state of a key that has shown nothing yet.
 func (e *Engine) newInstrument(key []byte) (*instrument, error) {
 	venue, symbol := event.SplitKey(key)
-	if len(venue) == 0 || len(symbol) == 0 {
-		return nil, fmt.Errorf("reading key %.80q: want venue|symbol", key)
+	if err := event.CheckKey(key); err != nil {
+		return nil, err
 	}
 	inst := &instrument{key: bytes.Clone(key), venue: string(venue), symbol: string(symbol)}
 	if err := e.bindRules(inst); err != nil {

@@ -188,7 +188,8 @@ func (o *owner) readStarts(ctx context.Context, from int64, known []event.RuleSt
 		}
 		s, err := event.DecodeAs[*event.RuleStart](rec.Value)
 		if err != nil {
-			return component.Fatal(fmt.Errorf("reading state.signals/%d at offset %d: %w", rec.Partition, rec.Offset, err))
+			o.notePassed(&rec, err) // no owner of the partition wrote it
+			return nil
 		}
 		if s.Incarnation != o.a.Incarnation {
 			if o.role.client.Ended(s.Incarnation) {
@@ -265,7 +266,8 @@ func (o *owner) readSignals(ctx context.Context, from int64, bounds bus.Bounds) 
 		}
 		s, err := event.DecodeAs[*event.Signal](rec.Value)
 		if err != nil {
-			return component.Fatal(fmt.Errorf("reading signals/%d at offset %d: %w", rec.Partition, rec.Offset, err))
+			o.notePassed(&rec, err)
+			return nil
 		}
 		if s.Kind == KindThreshold && s.Lineage.Partition == o.a.Partition && o.mark.Less(s.Lineage) {
 			o.mark = s.Lineage
@@ -276,6 +278,11 @@ func (o *owner) readSignals(ctx context.Context, from int64, bounds bus.Bounds) 
 		return fmt.Errorf("reading the end of signals/%d: %w", o.a.Partition, err)
 	}
 	return nil
+}
+
+// notePassed logs a record of an own topic that is passed over: no owner wrote it.
+func (o *owner) notePassed(rec *bus.Record, err error) {
+	o.role.env.Log.Error("passing over a record that cannot be read", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset, "err", err)
 }
 
 // checkLog refuses a log that is not the one the stored offsets belong to. A state

@@ -252,6 +252,9 @@ func (p *partition) add(b *batch, rec *bus.Record) error {
 	case rec.SecondCopy:
 		b.copies++
 		return nil
+	case rec.Unreadable != nil: // a letter for the first offset of the range; the others are Void
+		b.refused = append(b.refused, refuse(rec, rec.Unreadable))
+		return nil //nolint:nilerr // it is data here
 	case rec.Void:
 		b.control++
 		return nil

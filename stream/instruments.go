@@ -38,7 +38,8 @@ func readInstruments(ctx context.Context, client *bus.Client, h *host) (*instrum
 		}
 		i, err := event.DecodeAs[*event.Instrument](rec.Value)
 		if err != nil {
-			return err
+			h.env.Log.Error("passing over an instrument that cannot be read", "offset", rec.Offset, "err", err)
+			return nil
 		}
 		in.known[string(rec.Key)] = *i
 		return nil

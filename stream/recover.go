@@ -86,19 +86,19 @@ func (r *recovered) add(rec bus.Record) error {
 	case event.TypeTrade:
 		var t event.Trade
 		if err := event.DecodeTrade(rec.Value, &t); err != nil {
-			return err
+			return nil //nolint:nilerr // no record of a feed: sinks bury it
 		}
 		r.note(rec.Key, t.Channel, lastRecord{t.TradeID, t.EventTime, t.RecvTime}, t.Connection)
 	case event.TypeQuote:
 		var q event.Quote
 		if err := event.DecodeQuote(rec.Value, &q); err != nil {
-			return err
+			return nil //nolint:nilerr // as above
 		}
 		r.note(rec.Key, q.Channel, lastRecord{q.Sequence, q.EventTime, q.RecvTime}, q.Connection)
 	case event.TypeCoverage:
 		c, err := event.DecodeAs[*event.Coverage](rec.Value)
 		if err != nil {
-			return err
+			return nil //nolint:nilerr // as above
 		}
 		if c.Kind == event.CoverageKindUnknown && c.Reason == whyRestarted {
 			delete(r.channels[string(rec.Key)], c.Channel)
@@ -111,7 +111,7 @@ func (r *recovered) add(rec bus.Record) error {
 	case event.TypeClock:
 		c, err := event.DecodeAs[*event.Clock](rec.Value)
 		if err != nil {
-			return err
+			return nil //nolint:nilerr // as above
 		}
 		if c.Connections > 0 || c.Closing {
 			r.clocks[c.Feed] = max(r.clocks[c.Feed], c.Time)

@@ -49,6 +49,7 @@ type Client struct {
 	closed     map[string]error // why a topic is not among them although it may exist; replaced as a whole
 	meta       *metaView        // replaced as a whole, never changed
 	reigns     map[TopicPartition]reign
+	unreadable map[string]bool // records that were logged as such
 }
 
 // Connect checks that the brokers answer; it waits up to 10 s (or as long as

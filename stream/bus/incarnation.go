@@ -157,7 +157,10 @@ func (c *Client) readMeta(ctx context.Context) (*metaView, error) {
 		case errors.Is(err, event.ErrUnknownType), len(r.Value) == 0:
 			return nil // of a newer version, or a tombstone
 		case err != nil:
-			return fmt.Errorf("decoding record %d of %s: %w", r.Offset, event.TopicMeta, err)
+			// No program of ours writes such a record. To stop at it would stop every command
+			// and every start, for good.
+			c.noteUnreadable(event.TopicMeta, 0, r.Offset, err)
+			return nil
 		}
 		switch m := m.(type) {
 		case *event.Incarnation:
@@ -185,6 +188,24 @@ func (c *Client) readMeta(ctx context.Context) (*metaView, error) {
 	}
 	return v, nil
 }
+
+// noteUnreadable logs a record that is passed over, once.
+func (c *Client) noteUnreadable(topic string, partition int32, offset int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := fmt.Sprintf("%s/%d@%d", topic, partition, offset)
+	if c.unreadable[at] || len(c.unreadable) >= maxUnreadable {
+		return
+	}
+	if c.unreadable == nil {
+		c.unreadable = make(map[string]bool)
+	}
+	c.unreadable[at] = true
+	c.env.Log.Error("passing over a record that cannot be read", "topic", topic, "partition", partition, "offset", offset, "err", err)
+}
+
+// maxUnreadable bounds the records that a client logs as unreadable.
+const maxUnreadable = 256
 
 // writeIncarnations appends lives to meta, each under a key that ends in suffix; one
 // without partitions ends its life.

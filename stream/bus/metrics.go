@@ -30,6 +30,7 @@ type metrics struct {
 	corrupt         *prometheus.CounterVec
 	secondCopies    *prometheus.CounterVec
 	voids           *prometheus.CounterVec
+	unreadables     *prometheus.CounterVec
 	prefetchBytes   *prometheus.GaugeVec
 	commits         *prometheus.CounterVec
 	rebalances      *prometheus.CounterVec
@@ -79,6 +80,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		corrupt:        counter("corrupt_batches_total", "Fetched batches whose checksum or form was wrong.", "topic"),
 		secondCopies:   counter("second_copies_total", "Records that the rule on second copies drops.", "topic"),
 		voids:          counter("void_records_total", "Offsets without an event: ends and aborted records of other programs' transactions.", "topic"),
+		unreadables:    counter("unreadable_records_total", "Offsets passed over because the batch that holds them cannot be read.", "topic"),
 		prefetchBytes:  gauge("prefetch_bytes", "Bytes that the partitions of a consumer hold of what was read ahead.", "group"),
 		commits:        counter("commits_total", "Offset commits accepted.", "group"),
 		rebalances:     counter("generations_total", "Group generations joined.", "group"),

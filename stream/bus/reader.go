@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,9 @@ type Record struct {
 	// transaction, or a record of one that was aborted. Only another program leaves
 	// such, and only readers with ReaderConfig.KeepCopies see them.
 	Void bool
+	// Unreadable says why the offsets from here to the end of the batch hold nothing
+	// that can be read, on the first of them; it is Void, and so are the others.
+	Unreadable error
 }
 
 // ReaderConfig sets up a Reader.
@@ -67,8 +71,9 @@ type Reader struct {
 	closed bool
 	cancel context.CancelFunc
 
-	records, copied, voids prometheus.Counter
-	copies                 *copies // nil where no record can be one
+	log                                 *slog.Logger
+	records, copied, voids, unreadables prometheus.Counter
+	copies                              *copies // nil where no record can be one
 
 	end      atomic.Int64 // of EndAt; noEnd when there is none
 	revoked  atomic.Pointer[error]
@@ -89,6 +94,7 @@ type Reader struct {
 	out      []Record
 	// Offsets of the batch that hold no event and are still to be delivered.
 	void, voidEnd int64
+	unreadable    error // why, of the first of them
 
 	// Transactions that were aborted: those of the chunk that begin after the batch
 	// in hand, and the producers of those that it lies in.
@@ -138,7 +144,7 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 	r := &Reader{
 		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),
 		records: c.metrics.fetchedRecords.WithLabelValues(cfg.Topic), copied: c.metrics.secondCopies.WithLabelValues(cfg.Topic),
-		voids: c.metrics.voids.WithLabelValues(cfg.Topic),
+		voids: c.metrics.voids.WithLabelValues(cfg.Topic), unreadables: c.metrics.unreadables.WithLabelValues(cfg.Topic), log: env.Log,
 	}
 	r.end.Store(noEnd)
 	begin := offset
@@ -220,7 +226,8 @@ func (r *Reader) parse() error {
 	var seen, copied int
 	for r.position < end && len(r.out) < maxNext {
 		if r.void < r.voidEnd {
-			r.out = append(r.out, Record{Topic: r.cfg.Topic, Partition: r.cfg.Partition, Offset: r.void, Time: time.UnixMilli(r.batch.maxTime), Void: true})
+			r.out = append(r.out, Record{Topic: r.cfg.Topic, Partition: r.cfg.Partition, Offset: r.void, Time: time.UnixMilli(r.batch.maxTime), Void: true, Unreadable: r.unreadable})
+			r.unreadable = nil
 			r.void++
 			r.position = r.void
 			continue
@@ -237,8 +244,8 @@ func (r *Reader) parse() error {
 		var raw rawRecord
 		var err error
 		if r.body, err = parseRecord(r.body, &raw); err != nil {
-			return component.Fatal(fmt.Errorf("reading %s/%d: batch at offset %d, %d records before its end: %w",
-				r.cfg.Topic, r.cfg.Partition, r.batch.base, r.left, err))
+			r.passUnreadable(fmt.Errorf("%d records before the end of the batch at offset %d: %w", r.left, r.batch.base, err))
+			continue
 		}
 		r.left--
 		offset := r.batch.base + raw.offsetDelta
@@ -314,11 +321,30 @@ func (r *Reader) nextBatch() error {
 	r.pack()
 	r.unpacked, _ = unpackBuffers.Get().(*bytes.Buffer)
 	if r.body, err = unpack(r.unpacked, h.attrs, records); err != nil {
-		return component.Fatal(fmt.Errorf("reading %s/%d at offset %d: %w", r.cfg.Topic, r.cfg.Partition, h.base, err))
+		r.passUnreadable(err)
+		return nil
 	}
 	r.held = int64(r.unpacked.Cap())
 	r.room.force(r.held)
 	return nil
+}
+
+// passUnreadable passes over what is left of the batch in hand: no program of ours
+// writes such a batch, and the next reader would meet it again. It is loud: a line in
+// the log, a metric, and where every offset is wanted a Void record that says why.
+func (r *Reader) passUnreadable(err error) {
+	first := max(r.batch.base, r.position)
+	r.left = 0
+	if last := r.batch.last; last >= r.position && last >= r.from {
+		err = fmt.Errorf("reading %s/%d: offsets %d to %d hold no records that can be read: %w", r.cfg.Topic, r.cfg.Partition, first, last, err)
+		r.log.Error("passing over records that cannot be read", "topic", r.cfg.Topic, "partition", r.cfg.Partition, "from", first, "to", last, "err", err)
+		r.unreadables.Add(float64(last + 1 - first))
+		if r.cfg.KeepCopies {
+			r.void, r.voidEnd, r.unreadable = first, last+1, err
+			return
+		}
+	}
+	r.position = max(r.position, r.endOfBatch())
 }
 
 // abortedBatch reports whether the batch is of a transaction that was aborted.

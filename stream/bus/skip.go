@@ -2,7 +2,9 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/autohedge/autohedge/stream/event"
@@ -89,24 +91,8 @@ func (c *Client) Skip(ctx context.Context, r SkipRequest) (*event.Skip, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.writeMeta(ctx, 1, func(int) (string, event.Message) { return "skip|" + s.ID.String(), s }); err != nil {
-		return nil, fmt.Errorf("stating the skip: %w", err)
-	}
-	l := event.Lineage{Topic: s.Topic, Partition: s.Partition, Offset: s.From}
-	letter := &event.Dead{
-		ID: s.ID, Role: s.Group, Lineage: l, Key: fmt.Appendf(nil, "%s/%d", s.Topic, s.Partition), Time: s.Time,
-		Reason: fmt.Sprintf("records %d to %d were taken by retention before %s read them, skipped by %s: %s", s.From, s.To-1, s.Group, s.Who, s.Why),
-	}
-	p, err := c.NewProducer(ctx, ProducerConfig{Name: "skip", Blocking: true}, c.env)
-	if err != nil {
+	if err := c.stateSkip(ctx, s, s.Group, fmt.Sprintf("records %d to %d were taken by retention before %s read them, skipped by %s: %s", s.From, s.To-1, s.Group, s.Who, s.Why)); err != nil {
 		return nil, err
-	}
-	if err := p.Append(event.TopicDead, 0, letter.Key, event.Marshal(letter), nil); err != nil {
-		_ = p.Close(ctx)
-		return nil, fmt.Errorf("stating the skip: %w", err)
-	}
-	if err := p.Close(ctx); err != nil {
-		return nil, fmt.Errorf("stating the skip: %w", err)
 	}
 	at, err := c.committed(ctx, c.Group(r.Role), r.Topic, []int{int(r.Partition)})
 	if err != nil {
@@ -119,6 +105,59 @@ func (c *Client) Skip(ctx context.Context, r SkipRequest) (*event.Skip, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// SkipRecord lets every role pass over one record that cannot be used. It is stated in
+// meta, where every process reads it at its start, and as a dead letter.
+func (c *Client) SkipRecord(ctx context.Context, topic string, partition int32, offset int64, who, why string) (*event.Skip, error) {
+	where := fmt.Sprintf("skipping %s/%d at offset %d", topic, partition, offset)
+	if n := c.Partitions(topic); partition < 0 || partition >= n {
+		return nil, fmt.Errorf("%s: the topic has %d partitions", where, n)
+	}
+	if strings.TrimSpace(who) == "" || strings.TrimSpace(why) == "" {
+		return nil, fmt.Errorf("%s: it needs a name and a reason", where)
+	}
+	all, err := c.bounds(ctx, topic, []int32{partition})
+	if err != nil {
+		return nil, err
+	}
+	if b := all[0]; offset < b.Start || offset >= b.End {
+		return nil, fmt.Errorf("%s: the log begins at %d and ends at %d", where, b.Start, b.End)
+	}
+	s := &event.Skip{
+		Topic: topic, Partition: partition, Incarnation: c.Incarnation(topic), From: offset, To: offset + 1, Who: who, Why: why, Time: c.env.Clock.Now().UnixNano(),
+	}
+	s.ID = event.SkipID(s)
+	return s, c.stateSkip(ctx, s, "skip", fmt.Sprintf("the record at offset %d cannot be used, skipped by %s: %s", offset, who, why))
+}
+
+// SkippedRecord reports whether somebody allowed every role to pass over the record.
+// It says what was known when EnsureTopics ran.
+func (c *Client) SkippedRecord(topic string, partition int32, offset int64) bool {
+	m := c.view()
+	return m != nil && slices.ContainsFunc(m.skips, func(s *event.Skip) bool {
+		return s.Group == "" && s.Topic == topic && s.Partition == partition && s.Incarnation == c.Incarnation(topic) && s.From <= offset && offset < s.To
+	})
+}
+
+// stateSkip writes a skip into meta and as a dead letter.
+func (c *Client) stateSkip(ctx context.Context, s *event.Skip, role, reason string) error {
+	if err := c.writeMeta(ctx, 1, func(int) (string, event.Message) { return "skip|" + s.ID.String(), s }); err != nil {
+		return fmt.Errorf("stating the skip: %w", err)
+	}
+	letter := &event.Dead{
+		ID: s.ID, Role: role, Lineage: event.Lineage{Topic: s.Topic, Partition: s.Partition, Offset: s.From},
+		Key: fmt.Appendf(nil, "%s/%d", s.Topic, s.Partition), Time: s.Time, Reason: reason,
+	}
+	p, err := c.NewProducer(ctx, ProducerConfig{Name: "skip", Blocking: true}, c.env)
+	if err != nil {
+		return err
+	}
+	err = p.Append(event.TopicDead, 0, letter.Key, event.Marshal(letter), nil)
+	if err := errors.Join(err, p.Close(ctx)); err != nil {
+		return fmt.Errorf("stating the skip: %w", err)
+	}
+	return nil
 }
 
 // Skipped returns the offset up to which a role may pass over what it lacks of a

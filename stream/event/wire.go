@@ -360,15 +360,39 @@ func (c *coder) float(num protowire.Number, v *float64) {
 	}
 }
 
+// string reads and writes free text: valid UTF-8 of at most maxText bytes.
 func (c *coder) string(num protowire.Number, v *string) {
 	if c.reading {
 		if f, ok := c.find(num, protowire.BytesType); ok {
+			if err := checkText(f.bytes); err != nil {
+				c.fail(fmt.Errorf("field %d: %w", num, err))
+				return
+			}
 			*v = string(f.bytes)
 		}
 		return
 	}
 	if *v != "" {
-		c.buf = protowire.AppendString(protowire.AppendTag(c.buf, num, protowire.BytesType), *v)
+		c.buf = protowire.AppendString(protowire.AppendTag(c.buf, num, protowire.BytesType), validText(*v))
+	}
+}
+
+// name reads and writes what things are called: accounts, strategies, rules, venues,
+// symbols. It becomes keys, labels of metrics and parts of commands, and so is
+// printable UTF-8 in one line, of at most maxName bytes.
+func (c *coder) name(num protowire.Number, v *string) {
+	if c.reading {
+		if f, ok := c.find(num, protowire.BytesType); ok {
+			if err := CheckName(f.bytes); err != nil {
+				c.fail(fmt.Errorf("field %d: %w", num, err))
+				return
+			}
+			*v = string(f.bytes)
+		}
+		return
+	}
+	if *v != "" {
+		c.buf = protowire.AppendString(protowire.AppendTag(c.buf, num, protowire.BytesType), validName(*v))
 	}
 }
 
@@ -404,11 +428,17 @@ func (c *coder) id(num protowire.Number, v *ID) {
 
 func (c *coder) strings(num protowire.Number, v *[]string) {
 	if c.reading {
-		c.each(num, protowire.BytesType, func(f rawField) { *v = append(*v, string(f.bytes)) })
+		c.each(num, protowire.BytesType, func(f rawField) {
+			if err := checkText(f.bytes); err != nil {
+				c.fail(fmt.Errorf("field %d: %w", num, err))
+				return
+			}
+			*v = append(*v, string(f.bytes))
+		})
 		return
 	}
 	for _, s := range *v {
-		c.buf = protowire.AppendString(protowire.AppendTag(c.buf, num, protowire.BytesType), s)
+		c.buf = protowire.AppendString(protowire.AppendTag(c.buf, num, protowire.BytesType), validText(s))
 	}
 }
 

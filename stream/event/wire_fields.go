@@ -62,21 +62,21 @@ func (m *Coverage) fields(c *coder) {
 func (m *Clock) EventType() Type { return TypeClock }
 
 func (m *Clock) fields(c *coder) {
-	c.string(1, &m.Feed)
+	c.name(1, &m.Feed)
 	c.uint32(2, &m.Connections)
 	c.time(3, &m.Time)
 	c.bool(4, &m.Closing)
 }
 
 func (l *Lineage) fields(c *coder) {
-	c.string(1, &l.Topic)
+	c.name(1, &l.Topic)
 	c.int32(2, &l.Partition)
 	c.int(3, &l.Offset)
 	c.uint32(4, &l.K)
 }
 
 func (v *Value) fields(c *coder) {
-	c.string(1, &v.Name)
+	c.name(1, &v.Name)
 	c.float(2, &v.Value)
 }
 
@@ -87,17 +87,17 @@ func (s *Signal) fields(c *coder) {
 	c.id(1, &s.ID)
 	c.id(2, &s.RuleHash)
 	c.id(3, &s.RuleSet)
-	c.string(4, &s.Rule)
-	c.string(5, &s.Kind)
-	c.string(6, &s.Strategy)
-	c.string(7, &s.Account)
-	c.string(8, &s.Venue)
-	c.string(9, &s.Symbol)
+	c.name(4, &s.Rule)
+	c.name(5, &s.Kind)
+	c.name(6, &s.Strategy)
+	c.name(7, &s.Account)
+	c.name(8, &s.Venue)
+	c.name(9, &s.Symbol)
 	enum(c, 10, &s.Side, sideNames)
 	c.message(11, s.Lineage.fields)
 	c.time(12, &s.Time)
 	c.time(13, &s.EventTime)
-	c.string(14, &s.Indicator)
+	c.name(14, &s.Indicator)
 	c.float(15, &s.Value)
 	c.float(16, &s.Threshold)
 	repeated(c, 17, &s.Values, (*Value).fields)
@@ -117,10 +117,10 @@ func (m *ModelCall) fields(c *coder) {
 	c.id(1, &m.ID)
 	c.id(2, &m.DecisionID)
 	c.id(3, &m.SignalID)
-	c.string(4, &m.Role)
+	c.name(4, &m.Role)
 	c.id(5, &m.Prompt)
 	c.string(6, &m.Endpoint)
-	c.string(7, &m.Model)
+	c.name(7, &m.Model)
 	c.string(8, &m.ModelReturned)
 	c.uint32(9, &m.Attempt)
 	c.bytes(10, &m.Request)
@@ -139,7 +139,7 @@ func (m *ModelCall) fields(c *coder) {
 }
 
 func (r *RoleVerdict) fields(c *coder) {
-	c.string(1, &r.Role)
+	c.name(1, &r.Role)
 	c.string(2, &r.Verdict)
 	c.string(3, &r.Detail)
 }
@@ -149,7 +149,7 @@ func (v *Verdict) EventType() Type { return TypeVerdict }
 
 func (v *Verdict) fields(c *coder) {
 	c.id(1, &v.ID)
-	c.string(2, &v.Desk)
+	c.name(2, &v.Desk)
 	repeated(c, 3, &v.Roles, (*RoleVerdict).fields)
 	c.message(4, v.Decision.fields)
 	c.message(5, v.Lineage.fields)
@@ -161,14 +161,14 @@ func (d *Decision) EventType() Type { return TypeDecision }
 func (d *Decision) fields(c *coder) {
 	c.id(1, &d.ID)
 	c.id(2, &d.SignalID)
-	c.string(3, &d.Arm)
-	c.string(4, &d.Account)
-	c.string(5, &d.Strategy)
-	c.string(6, &d.Venue)
-	c.string(7, &d.Symbol)
+	c.name(3, &d.Arm)
+	c.name(4, &d.Account)
+	c.name(5, &d.Strategy)
+	c.name(6, &d.Venue)
+	c.name(7, &d.Symbol)
 	c.message(8, d.Lineage.fields)
-	c.string(9, &d.Desk)
-	c.string(10, &d.Model)
+	c.name(9, &d.Desk)
+	c.name(10, &d.Model)
 	enum(c, 11, &d.Action, actionNames)
 	c.string(12, &d.Reason)
 	c.string(13, &d.Rationale)
@@ -197,17 +197,17 @@ func (o *OrderEvent) EventType() Type { return TypeOrder }
 
 func (o *OrderEvent) fields(c *coder) {
 	c.id(1, &o.ID)
-	c.string(2, &o.ClientOrderID)
+	c.name(2, &o.ClientOrderID)
 	c.uint32(3, &o.Seq)
 	enum(c, 4, &o.State, orderStateNames)
-	c.string(5, &o.Broker)
-	c.string(6, &o.BrokerOrderID)
+	c.name(5, &o.Broker)
+	c.name(6, &o.BrokerOrderID)
 	c.id(7, &o.DecisionID)
 	c.id(8, &o.SignalID)
-	c.string(9, &o.Account)
-	c.string(10, &o.Strategy)
-	c.string(11, &o.Venue)
-	c.string(12, &o.Symbol)
+	c.name(9, &o.Account)
+	c.name(10, &o.Strategy)
+	c.name(11, &o.Venue)
+	c.name(12, &o.Symbol)
 	enum(c, 13, &o.Side, sideNames)
 	enum(c, 14, &o.Type, orderTypeNames)
 	enum(c, 15, &o.TIF, tifNames)
@@ -231,26 +231,26 @@ func (f *Fill) EventType() Type { return TypeFill }
 
 func (f *Fill) fields(c *coder) {
 	c.id(1, &f.ID)
-	c.string(2, &f.ExecID)
-	c.string(3, &f.ClientOrderID)
-	c.string(4, &f.BrokerOrderID)
-	c.string(5, &f.Broker)
+	c.name(2, &f.ExecID)
+	c.name(3, &f.ClientOrderID)
+	c.name(4, &f.BrokerOrderID)
+	c.name(5, &f.Broker)
 	c.id(6, &f.DecisionID)
-	c.string(7, &f.Account)
-	c.string(8, &f.Strategy)
-	c.string(9, &f.Venue)
-	c.string(10, &f.Symbol)
+	c.name(7, &f.Account)
+	c.name(8, &f.Strategy)
+	c.name(9, &f.Venue)
+	c.name(10, &f.Symbol)
 	enum(c, 11, &f.Side, sideNames)
 	c.decimal(12, &f.Price)
 	c.decimal(13, &f.Qty)
 	enum(c, 14, &f.Liquidity, liquidityNames)
 	c.decimal(15, &f.Fee)
-	c.string(16, &f.FeeCurrency)
+	c.name(16, &f.FeeCurrency)
 	c.decimal(17, &f.FeeQuote)
 	c.string(18, &f.QuoteID)
 	c.time(19, &f.Time)
 	c.message(20, f.Lineage.fields)
-	c.string(21, &f.Life)
+	c.name(21, &f.Life)
 }
 
 // EventType returns TypePosition.
@@ -258,11 +258,11 @@ func (p *Position) EventType() Type { return TypePosition }
 
 func (p *Position) fields(c *coder) {
 	c.id(1, &p.ID)
-	c.string(2, &p.Account)
-	c.string(3, &p.Strategy)
-	c.string(4, &p.Venue)
-	c.string(5, &p.Symbol)
-	c.string(6, &p.QuoteCurrency)
+	c.name(2, &p.Account)
+	c.name(3, &p.Strategy)
+	c.name(4, &p.Venue)
+	c.name(5, &p.Symbol)
+	c.name(6, &p.QuoteCurrency)
 	c.decimal(7, &p.Qty)
 	c.decimal(8, &p.Cash)
 	c.decimal(9, &p.Fees)
@@ -281,7 +281,7 @@ func (m *Control) EventType() Type { return TypeControl }
 func (m *Control) fields(c *coder) {
 	c.id(1, &m.ID)
 	enum(c, 2, &m.Kind, controlKindNames)
-	c.string(3, &m.Scope)
+	c.name(3, &m.Scope)
 	c.string(4, &m.Who)
 	c.string(5, &m.Why)
 	c.time(6, &m.Time)
@@ -294,7 +294,7 @@ func (d *Dead) EventType() Type { return TypeDead }
 
 func (d *Dead) fields(c *coder) {
 	c.id(1, &d.ID)
-	c.string(2, &d.Role)
+	c.name(2, &d.Role)
 	c.string(3, &d.Reason)
 	c.bytes(4, &d.Key)
 	c.bytes(5, &d.Value)
@@ -306,11 +306,11 @@ func (d *Dead) fields(c *coder) {
 func (i *Instrument) EventType() Type { return TypeInstrument }
 
 func (i *Instrument) fields(c *coder) {
-	c.string(1, &i.Venue)
-	c.string(2, &i.Symbol)
-	c.string(3, &i.Name)
-	c.string(4, &i.Base)
-	c.string(5, &i.Quote)
+	c.name(1, &i.Venue)
+	c.name(2, &i.Symbol)
+	c.name(3, &i.Name)
+	c.name(4, &i.Base)
+	c.name(5, &i.Quote)
 	c.decimal(6, &i.PriceTick)
 	c.decimal(7, &i.QtyStep)
 	c.nullDecimal(8, &i.MinQty)
@@ -323,7 +323,7 @@ func (i *Instrument) fields(c *coder) {
 func (i *Incarnation) EventType() Type { return TypeIncarnation }
 
 func (i *Incarnation) fields(c *coder) {
-	c.string(1, &i.Topic)
+	c.name(1, &i.Topic)
 	c.id(2, &i.ID)
 	c.uint32(3, &i.Partitions)
 	c.time(4, &i.Time)
@@ -341,8 +341,8 @@ func (s *Skip) EventType() Type { return TypeSkip }
 
 func (s *Skip) fields(c *coder) {
 	c.id(1, &s.ID)
-	c.string(2, &s.Group)
-	c.string(3, &s.Topic)
+	c.name(2, &s.Group)
+	c.name(3, &s.Topic)
 	c.int32(4, &s.Partition)
 	c.id(5, &s.Incarnation)
 	c.int(6, &s.From)
@@ -356,7 +356,7 @@ func (s *Skip) fields(c *coder) {
 func (s *SinkPlan) EventType() Type { return TypeSinkPlan }
 
 func (s *SinkPlan) fields(c *coder) {
-	c.string(1, &s.Topic)
+	c.name(1, &s.Topic)
 	c.int32(2, &s.Partition)
 	c.id(3, &s.Incarnation)
 	c.int(4, &s.First)
@@ -397,14 +397,14 @@ func (m *Epoch) fields(c *coder) {
 func (m *SnapshotChunk) EventType() Type { return TypeChunk }
 
 func (m *SnapshotChunk) fields(c *coder) {
-	c.string(1, &m.Name)
+	c.name(1, &m.Name)
 	c.id(2, &m.Save)
 	c.uint32(3, &m.Index)
 	c.bytes(4, &m.Data)
 }
 
 func (o *SnapshotOutput) fields(c *coder) {
-	c.string(1, &o.Topic)
+	c.name(1, &o.Topic)
 	c.int32(2, &o.Partition)
 	c.int(3, &o.End)
 }
@@ -413,11 +413,11 @@ func (o *SnapshotOutput) fields(c *coder) {
 func (m *SnapshotManifest) EventType() Type { return TypeManifest }
 
 func (m *SnapshotManifest) fields(c *coder) {
-	c.string(1, &m.Name)
+	c.name(1, &m.Name)
 	c.uint(2, &m.Epoch)
 	c.id(3, &m.Save)
 	c.uint32(4, &m.Slot)
-	c.string(5, &m.InputTopic)
+	c.name(5, &m.InputTopic)
 	c.id(6, &m.Incarnation)
 	c.int(7, &m.Input)
 	repeated(c, 8, &m.Outputs, (*SnapshotOutput).fields)

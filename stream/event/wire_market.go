@@ -162,7 +162,7 @@ func DecodeTrade(value []byte, t *Trade) error {
 		case 2:
 			t.TradeID = f.n
 		case 3:
-			t.TradeIDText = string(f.bytes)
+			t.TradeIDText, err = string(f.bytes), checkText(f.bytes)
 		case 4:
 			t.Price, err = decodeDecimal(f.bytes)
 		case 5:

@@ -62,14 +62,20 @@ func (t *tool) confirm(d *decision, what string) error {
 func (t *tool) skipCommand(session *string) *cobra.Command {
 	d := decision{session: session}
 	var role, to string
+	at := int64(-1)
 	c := &cobra.Command{
-		Use: "skip TOPIC/PARTITION --group ROLE --to OFFSET|start --why REASON", Short: "Let a role go on past records that retention took", Args: args(cobra.ExactArgs(1)),
-		Long: `skip lets a role that retention overtook go on at the log's start. The records in
+		Use: "skip TOPIC/PARTITION --group ROLE --to OFFSET|start --why REASON", Short: "Let roles go on past records that are gone or cannot be used", Args: args(cobra.ExactArgs(1)),
+		Long: `With --at it lets every role pass over one record that cannot be used, which a halt
+or a log line named; a role that runs reads it at its next start. Halts stay until
+they are resumed.
+
+Without --at, skip lets a role that retention overtook go on at the log's start. The records in
 between are gone; the range is stated in topic meta and as a dead letter, and the
 sinks count it as expired, so that the proof of landing balances. Refused while
 the role runs, when the records are still there, and when it would go back.`,
 		Example: `  autohedge topics skip md/2 --group sinks --to start --why "off for two weeks"
-  autohedge topics skip md/2 --group signals --to 90210 --why "off for two weeks" --yes --output json`,
+  autohedge topics skip md/2 --group signals --to 90210 --why "off for two weeks" --yes --output json
+  autohedge topics skip orders/1 --at 33 --why "written by a test program"`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if err := d.check(); err != nil {
 				return err
@@ -85,6 +91,12 @@ the role runs, when the records are still there, and when it would go back.`,
 				return withCode(exitUsage, fmt.Errorf("%q names no partition: want TOPIC/PARTITION, as md/2", a[0]))
 			}
 			r.Partition = int32(p)
+			if cmd.Flags().Changed("at") {
+				if at < 0 {
+					return withCode(exitUsage, fmt.Errorf("--at %d: want the offset of a record", at))
+				}
+				return t.withState(cmd.Context(), d.session, func(ctx context.Context, s *stateTool) error { return s.skipRecord(ctx, &d, r, at) })
+			}
 			if !slices.ContainsFunc(roleTable(), func(s roleSpec) bool { return s.name == role }) {
 				return withCode(exitUsage, fmt.Errorf("unknown role %q: --group is the role that was overtaken, as the error names it", role))
 			}
@@ -98,6 +110,7 @@ the role runs, when the records are still there, and when it would go back.`,
 	}
 	d.flags(c)
 	c.Flags().StringVar(&role, "group", "", "the role that was overtaken")
+	c.Flags().Int64Var(&at, "at", -1, "the offset of one record that cannot be used, for every role")
 	c.Flags().StringVar(&to, "to", "start", "where it goes on: the log's start, as an offset or by that name")
 	return c
 }
@@ -252,6 +265,25 @@ func (s *stateTool) skip(ctx context.Context, d *decision, r bus.SkipRequest) er
 		return s.json(x)
 	}
 	fmt.Fprintf(s.out, "skipped %s/%d from %d to %d for %s: %d records\n", x.Topic, x.Partition, x.From, x.To, x.Group, x.To-x.From)
+	return nil
+}
+
+// skipRecord lets every role pass over one record.
+func (s *stateTool) skipRecord(ctx context.Context, d *decision, r bus.SkipRequest, at int64) error {
+	if err := s.client.EnsureTopics(ctx); err != nil {
+		return logCode(err)
+	}
+	if err := s.confirm(d, fmt.Sprintf("Every role passes over the record at offset %d of %s/%d from its next start on.", at, r.Topic, r.Partition)); err != nil {
+		return err
+	}
+	x, err := s.client.SkipRecord(ctx, r.Topic, r.Partition, at, r.Who, r.Why)
+	if err != nil {
+		return err
+	}
+	if s.output == "json" {
+		return s.json(x)
+	}
+	fmt.Fprintf(s.out, "skipped %s/%d at offset %d\n", x.Topic, x.Partition, x.From)
 	return nil
 }
 
