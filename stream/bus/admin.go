@@ -134,8 +134,8 @@ func (c *Client) refuseDeleted(ctx context.Context, missing []event.TopicSpec) e
 	}
 	deleted := func(missing []event.TopicSpec) (all LogErrors) {
 		for _, spec := range missing {
-			if life := view.lives[spec.Name]; life != nil {
-				all = append(all, &LogError{Fault: Missing, Topic: spec.Name, Partition: -1, StoredIncarnation: life.ID})
+			if f := view.fault(spec.Name, absent, event.ID{}); f != nil {
+				all = append(all, f)
 			}
 		}
 		return all

@@ -10,13 +10,15 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// Incarnations live in meta. The first record of a topic whose life has not
-// ended counts; a topic without a life gets one from whoever looks first. Two
-// that look at once may both write: the first counts. A life is ended, in a record
-// without partitions, by a named human only (BeginLives): a topic that is gone
-// although it has a life is refused. Since compaction keeps only the last record
-// of a key, the key is topic and id: no life's record is removed because of
-// another's.
+// Incarnations live in meta, in the order in which they were written. A topic without
+// a life gets one from each process that finds none. Several processes that start at
+// once may each write one: the first counts, and the others never do. A life that a
+// named human began (beginLives), which has Begins, ends every life of its topic that
+// is before it in meta: the newest of these counts. A record without partitions ends a
+// life too; beginLives writes one for each former life, for builds that know no other
+// end. A topic that is gone although it has a life is refused. Since compaction keeps
+// only the last record of a key, the key is topic and id: no life's record is removed
+// because of another's.
 //
 // A life knows the brokers' own id of its topic, so that one that was deleted and
 // created anew by others is seen however much was written to it since. Lives of
@@ -26,8 +28,13 @@ import (
 // metaView is what meta says.
 type metaView struct {
 	lives map[string]*event.Incarnation // by topic
+	begun map[string][]event.ID         // every life of a topic, in order
 	ended map[event.ID]bool
 	skips []*event.Skip
+}
+
+func newMetaView() *metaView {
+	return &metaView{lives: make(map[string]*event.Incarnation), begun: make(map[string][]event.ID), ended: make(map[event.ID]bool)}
 }
 
 // Incarnation returns the topic's incarnation as read by EnsureTopics.
@@ -91,18 +98,18 @@ func (c *Client) ensureIncarnations(ctx context.Context) (*metaView, error) {
 		var lives, known []*event.Incarnation
 		var faults LogErrors
 		for _, spec := range event.Topics {
-			life, id := view.lives[spec.Name], l.topic(c.prefix()+spec.Name).id
+			life, t := view.lives[spec.Name], l.topic(c.prefix()+spec.Name)
+			if f := view.fault(spec.Name, t.presence(), t.id); f != nil && f.Fault == Recreated {
+				faults = append(faults, f)
+				continue
+			}
 			switch {
 			case life == nil:
-				lives = append(lives, &event.Incarnation{Topic: spec.Name, ID: newID(), Partitions: uint32(c.Partitions(spec.Name)), TopicID: id})
-			case life.TopicID.IsZero() && !id.IsZero():
+				lives = append(lives, &event.Incarnation{Topic: spec.Name, ID: newID(), Partitions: uint32(c.Partitions(spec.Name)), TopicID: t.id})
+			case life.TopicID.IsZero() && !t.id.IsZero():
 				same := *life
-				same.TopicID = id
+				same.TopicID = t.id
 				known = append(known, &same)
-			case life.TopicID != id && !id.IsZero():
-				faults = append(faults, &LogError{
-					Fault: Recreated, Topic: spec.Name, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: id,
-				})
 			}
 		}
 		if len(faults) > 0 {
@@ -128,28 +135,44 @@ func (c *Client) ensureIncarnations(ctx context.Context) (*metaView, error) {
 	return nil, fmt.Errorf("topic %s is being written by others without end", event.TopicMeta)
 }
 
-// sameTopic returns a Recreated LogError when the topic is not the one that had
-// its life when EnsureTopics ran; nil also where that cannot be told.
-func (c *Client) sameTopic(ctx context.Context, topic string) error {
-	m := c.view()
-	if m == nil || m.lives[topic] == nil || m.lives[topic].TopicID.IsZero() {
-		return nil
-	}
-	life, t := m.lives[topic], &topicLayout{}
-	if l, err := c.layout(ctx, []string{c.prefix() + topic}); err == nil {
-		t = l.topic(c.prefix() + topic)
-	}
-	if t.presence() == present && !t.id.IsZero() && t.id != life.TopicID {
-		f := &LogError{Fault: Recreated, Topic: topic, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: t.id}
-		f.Bounds, _ = c.Offsets(ctx, topic)
-		return component.Fatal(f)
+// fault compares a topic's life with the topic that bears its name now. It returns an
+// error when that topic is missing or is another one, and nil when it is the same or
+// when the brokers do not tell. Every start and every command judges by it.
+func (v *metaView) fault(topic string, there presence, id event.ID) *LogError {
+	life := v.lives[topic]
+	switch {
+	case life == nil:
+	case there == absent:
+		return &LogError{Fault: Missing, Topic: topic, Partition: -1, StoredIncarnation: life.ID}
+	case there == present && !life.TopicID.IsZero() && !id.IsZero() && life.TopicID != id:
+		return &LogError{Fault: Recreated, Topic: topic, Partition: -1, StoredIncarnation: life.ID, StoredTopicID: life.TopicID, TopicID: id}
 	}
 	return nil
 }
 
+// sameTopic returns a Recreated LogError when the topic is not the one that had
+// its life when EnsureTopics ran; nil also where that cannot be told.
+func (c *Client) sameTopic(ctx context.Context, topic string) error {
+	m := c.view()
+	if m == nil {
+		return nil
+	}
+	l, err := c.layout(ctx, []string{c.prefix() + topic})
+	if err != nil {
+		return nil //nolint:nilerr // it cannot be told
+	}
+	t := l.topic(c.prefix() + topic)
+	f := m.fault(topic, t.presence(), t.id)
+	if f == nil || f.Fault != Recreated {
+		return nil
+	}
+	f.Bounds, _ = c.Offsets(ctx, topic)
+	return component.Fatal(f)
+}
+
 // readMeta reads meta whole.
 func (c *Client) readMeta(ctx context.Context) (*metaView, error) {
-	v := &metaView{lives: make(map[string]*event.Incarnation), ended: make(map[event.ID]bool)}
+	v := newMetaView()
 	var records []*event.Incarnation
 	_, err := c.ReadAll(ctx, event.TopicMeta, 0, FromStart, func(r Record) error {
 		m, err := event.Decode(r.Value)
@@ -177,16 +200,36 @@ func (c *Client) readMeta(ctx context.Context) (*metaView, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.addLives(records)
+	return v, nil
+}
+
+// addLives finds the life of each topic among the records of meta that begin one, in
+// their order. The records that end one have been noted already.
+func (v *metaView) addLives(records []*event.Incarnation) {
+	seen := make(map[event.ID]bool, len(records))
 	for _, m := range records {
-		switch life := v.lives[m.Topic]; {
+		life := v.lives[m.Topic]
+		switch {
 		case v.ended[m.ID]:
+		case seen[m.ID]:
+			// The second record of a life, which only adds the brokers' id of its topic.
+			if life != nil && life.ID == m.ID && life.TopicID.IsZero() {
+				life.TopicID = m.TopicID
+			}
+		case len(m.Begins) > 0:
+			for _, id := range v.begun[m.Topic] {
+				v.ended[id] = true
+			}
+			v.lives[m.Topic] = m
 		case life == nil:
 			v.lives[m.Topic] = m
-		case life.ID == m.ID && life.TopicID.IsZero():
-			life.TopicID = m.TopicID
+		}
+		if !seen[m.ID] {
+			seen[m.ID] = true
+			v.begun[m.Topic] = append(v.begun[m.Topic], m.ID)
 		}
 	}
-	return v, nil
 }
 
 // noteUnreadable logs a record that is passed over, once.

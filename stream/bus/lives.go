@@ -111,13 +111,18 @@ func (c *Client) beginLives(ctx context.Context, topics []string, discard bool, 
 		}
 		if former := view.lives[topic]; former != nil {
 			n.Former = former.ID
-			records = append(records, &event.Incarnation{Topic: topic, ID: former.ID, Who: who, Why: why})
 		}
+		// The new life ends all others by itself. The rest is for builds that do not know this.
 		records = append(records, life)
+		for _, id := range view.begun[topic] {
+			if !view.ended[id] {
+				records = append(records, &event.Incarnation{Topic: topic, ID: id, Who: who, Why: why})
+			}
+		}
 		all = append(all, n)
 	}
-	// First the lives: should this end in between, the groups' offsets are refused
-	// as before, and the same command goes on.
+	// First the lives: when this is interrupted, the groups' offsets are refused as
+	// before, and the same command goes on.
 	if err := c.writeIncarnations(ctx, "", records); err != nil {
 		return nil, fmt.Errorf("writing the new lives: %w", err)
 	}

@@ -131,15 +131,16 @@ func (c *Client) openReader(ctx context.Context, cfg ReaderConfig, env component
 	}
 	spec, _ := event.Topic(cfg.Topic)
 	bounds, offset := all[0], cfg.Offset
-	switch {
-	case offset == FromStart, spec.Compacted && offset >= 0 && offset < bounds.Start: // compaction is no loss
+	switch offset {
+	case FromStart:
 		offset = bounds.Start
-	case offset == FromEnd:
+	case FromEnd:
 		offset = bounds.End
-	case offset < bounds.Start:
-		return nil, c.outside(Overtaken, cfg.Topic, cfg.Partition, offset, bounds)
-	case offset > bounds.End:
-		return nil, c.outside(Truncated, cfg.Topic, cfg.Partition, offset, bounds)
+	default:
+		if fault := outside(spec, offset, bounds); fault != "" {
+			return nil, c.outside(fault, cfg.Topic, cfg.Partition, offset, bounds)
+		}
+		offset = max(offset, bounds.Start) // what compaction took is no loss
 	}
 	r := &Reader{
 		cfg: cfg, position: offset, from: offset, endMoved: make(chan struct{}, 1),

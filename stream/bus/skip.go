@@ -168,8 +168,16 @@ func (c *Client) Skipped(role, topic string, partition int32, from int64) (to in
 	if m == nil {
 		return 0, false
 	}
-	for _, s := range m.skips {
-		if s.Group == role && s.Topic == topic && s.Partition == partition && s.Incarnation == c.Incarnation(topic) && s.To > max(from, to) {
+	return m.skipped(role, topic, partition, from)
+}
+
+func (v *metaView) skipped(role, topic string, partition int32, from int64) (to int64, ok bool) {
+	var life event.ID
+	if v.lives[topic] != nil {
+		life = v.lives[topic].ID
+	}
+	for _, s := range v.skips {
+		if s.Group == role && s.Topic == topic && s.Partition == partition && s.Incarnation == life && s.To > max(from, to) {
 			to, ok = s.To, true
 		}
 	}

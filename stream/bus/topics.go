@@ -19,9 +19,13 @@ type TopicState struct {
 	Topic   string `json:"topic"`   // as event.Topics names it
 	Name    string `json:"name"`    // as the brokers name it, with the session's prefix
 	Missing bool   `json:"missing"` // it does not exist; the rest is empty
-	// Deleted is set by who knows that it is missing and had a life: the engine
-	// refuses to start then, where it would create another missing topic.
+	// Deleted says that it is missing and had a life: the engine refuses to start then,
+	// where it would create another missing topic. JudgeTopics sets it.
 	Deleted bool `json:"deleted,omitempty"`
+	// Fault is why a start refuses the topic, FaultText the same as text. JudgeTopics
+	// and Refuse set them.
+	Fault     *LogError `json:"-"`
+	FaultText string    `json:"fault,omitempty"`
 	// Refused is why the brokers do not tell whether it exists, with what to do; the
 	// rest is empty.
 	Refused    string            `json:"refused,omitempty"`

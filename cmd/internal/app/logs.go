@@ -70,17 +70,23 @@ func currentLogs(ctx context.Context, client *bus.Client) (map[string]knownLog, 
 		if spec.Name == event.TopicMeta {
 			continue
 		}
-		bounds, err := client.Offsets(ctx, spec.Name)
+		l, bounds, err := currentLog(ctx, client, spec.Name)
 		if err != nil {
 			return nil, nil, err
-		}
-		l := knownLog{Incarnation: client.Incarnation(spec.Name)}
-		for _, b := range bounds {
-			l.Ends = append(l.Ends, b.End)
 		}
 		known[spec.Name], all[spec.Name] = l, bounds
 	}
 	return known, all, nil
+}
+
+// currentLog asks for one log as it is.
+func currentLog(ctx context.Context, client *bus.Client, topic string) (knownLog, []bus.Bounds, error) {
+	bounds, err := client.Offsets(ctx, topic)
+	l := knownLog{Incarnation: client.Incarnation(topic)}
+	for _, b := range bounds {
+		l.Ends = append(l.Ends, b.End)
+	}
+	return l, bounds, err
 }
 
 // checkLogs refuses logs that are not those the folder was used with, or that end
@@ -99,42 +105,44 @@ func checkLogs(ctx context.Context, f *folder.Folder, client *bus.Client) error 
 	}
 	var faults bus.LogErrors
 	for _, spec := range event.Topics {
-		was, ok := known[spec.Name]
-		if !ok || client.Ended(was.Incarnation) {
-			continue
-		}
-		// One partition speaks for its topic: the one that lacks most.
-		var worst *bus.LogError
-		fault := bus.LogError{
-			What: "data folder " + f.Root(), Topic: spec.Name, StoredIncarnation: was.Incarnation, Incarnation: now[spec.Name].Incarnation,
-		}
-		for p, end := range was.Ends {
-			if p >= len(bounds[spec.Name]) {
-				break // another number of partitions is refused elsewhere
-			}
-			b := bounds[spec.Name][p]
-			at := fault
-			at.Partition, at.Stored, at.Start, at.End = int32(p), end, b.Start, b.End
-			switch {
-			case was.Incarnation != fault.Incarnation:
-				at.Fault = bus.Recreated
-			case end > b.End:
-				at.Fault = bus.Truncated
-			default:
-				continue
-			}
-			if worst == nil || at.Stored-at.End > worst.Stored-worst.End {
-				worst = &at
-			}
-		}
-		if worst != nil {
-			faults = append(faults, worst)
+		if f := judgeLog(f, client, spec.Name, known[spec.Name], now[spec.Name], bounds[spec.Name]); f != nil {
+			faults = append(faults, f)
 		}
 	}
 	if len(faults) == 0 {
 		return nil
 	}
 	return component.Fatal(faults)
+}
+
+// judgeLog compares a log with what the folder knows of it; nil where it is the same. One
+// partition speaks for its topic: the one that lacks most.
+func judgeLog(f *folder.Folder, client *bus.Client, topic string, was, now knownLog, bounds []bus.Bounds) (worst *bus.LogError) {
+	if was.Incarnation.IsZero() || client.Ended(was.Incarnation) {
+		return nil
+	}
+	for p, end := range was.Ends {
+		if p >= len(bounds) {
+			break // another number of partitions is refused elsewhere
+		}
+		b := bounds[p]
+		at := bus.LogError{
+			What: "data folder " + f.Root(), Topic: topic, Partition: int32(p), StoredIncarnation: was.Incarnation, Incarnation: now.Incarnation,
+			Stored: end, Start: b.Start, End: b.End,
+		}
+		switch {
+		case was.Incarnation != now.Incarnation:
+			at.Fault = bus.Recreated
+		case end > b.End:
+			at.Fault = bus.Truncated
+		default:
+			continue
+		}
+		if worst == nil || at.Stored-at.End > worst.Stored-worst.End {
+			worst = &at
+		}
+	}
+	return worst
 }
 
 // noteLogs writes how far the logs go now.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 // topicsCommand shows the topics; what changes them are its subcommands.
@@ -26,6 +27,10 @@ Nothing is changed.
 REPLICAS are in sync/all of the partition with the fewest; RECORDS count from the
 first offset to the end, so a compacted topic holds fewer; BYTES are those of the
 largest replica, "-" where the cluster does not tell them.
+
+It also says what a start refuses: a topic that was deleted or is another one, a
+log that ends before what a group or this data folder knows of it, and records
+that retention took unread.
 
 Exit code 1 when a topic is missing or not as it must be, or when its settings
 may not be read. "autohedge topics repair" mends what can be mended; the engine
@@ -55,42 +60,62 @@ func (t *tool) showTopics(ctx context.Context, client *bus.Client) error {
 	if err != nil {
 		return withCode(exitDown, err)
 	}
+	judged := client.JudgeTopics(ctx, states)
+	if judged == nil {
+		judged = t.judgeFolder(ctx, client, states)
+	}
+	if judged != nil {
+		fmt.Fprintf(t.err, "autohedge: whether a start accepts the topics is not known: %v\n", judged)
+	}
 	var bad []string
-	missing := false
 	for _, s := range states {
 		if topicStatus(s) != "good" {
 			bad = append(bad, s.Name)
-		}
-		missing = missing || s.Missing
-	}
-	if missing {
-		// Which of them had a life: without the right to read that, none is known.
-		if err := client.AttachTopics(ctx); err != nil {
-			fmt.Fprintf(t.err, "autohedge: which of the missing topics were deleted is not known: %v\n", err)
-		}
-	}
-	deleted := make(map[string]*bus.LogError)
-	for i := range states {
-		if s := &states[i]; s.Missing {
-			if id := client.Incarnation(s.Topic); !id.IsZero() {
-				deleted[s.Topic] = &bus.LogError{Fault: bus.Missing, Topic: s.Topic, Partition: -1, StoredIncarnation: id}
-				s.Deleted = true
-			}
 		}
 	}
 	if t.output == "json" {
 		err = t.json(states)
 	} else {
-		err = t.printTopics(client, states, deleted)
+		err = t.printTopics(client, states)
 	}
 	if err == nil && len(bad) > 0 {
 		err = withCode(exitFailed, errSaid)
 		fmt.Fprintf(t.err, "autohedge: %d of %d topics are not as they must be: %s\n", len(bad), len(states), strings.Join(bad, ", "))
 	}
+	if err == nil && judged != nil {
+		err = withCode(exitFailed, errSaid)
+	}
 	return err
 }
 
-func (t *tool) printTopics(client *bus.Client, states []bus.TopicState, deleted map[string]*bus.LogError) error {
+// judgeFolder adds what makes a start on this data folder refuse the topics, by the
+// function that refuses it.
+func (t *tool) judgeFolder(ctx context.Context, client *bus.Client, states []bus.TopicState) error {
+	cfg, err := t.loadConfig()
+	if err != nil {
+		return err
+	}
+	f, err := t.openFolder(cfg)
+	if err != nil {
+		return err
+	}
+	known, err := readLogs(f)
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		if s := &states[i]; s.Known() && s.Topic != event.TopicMeta && client.Session() == "" {
+			now, bounds, err := currentLog(ctx, client, s.Topic)
+			if err != nil {
+				return err
+			}
+			s.Refuse(judgeLog(f, client, s.Topic, known[s.Topic], now, bounds))
+		}
+	}
+	return nil
+}
+
+func (t *tool) printTopics(client *bus.Client, states []bus.TopicState) error {
 	var rows [][]string
 	var wrong []bus.WrongSetting
 	mends, unread := false, false
@@ -115,8 +140,8 @@ func (t *tool) printTopics(client *bus.Client, states []bus.TopicState, deleted 
 		fmt.Fprintln(t.out)
 	}
 	for _, s := range states {
-		if s.Deleted {
-			fmt.Fprintln(t.out, deleted[s.Topic])
+		if s.FaultText != "" {
+			fmt.Fprintln(t.out, s.FaultText)
 		}
 		if s.Refused != "" {
 			fmt.Fprintf(t.out, "\n%s: the brokers refuse to tell of it, also whether it exists: %s\n", s.Name, s.Refused)
@@ -170,6 +195,8 @@ func topicStatus(s bus.TopicState) string {
 	switch {
 	case s.Deleted:
 		return "deleted"
+	case s.Fault != nil:
+		return string(s.Fault.Fault)
 	case s.Missing:
 		return "missing: the engine creates it"
 	case s.Refused != "":
