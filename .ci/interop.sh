@@ -50,6 +50,11 @@ if ! command -v kcat >/dev/null; then
   echo "the Protobuf library of another language was not run: it reads what kcat fetches"
   exit 0
 fi
+# Without the credential of the start kcat reads, and writes nothing.
+if echo forged | kcat -b "$kafka" -P -t control -p 0 -X message.timeout.ms=5000 2>"$work/forged"; then
+  echo "kcat wrote a record without the credential"; exit 1
+fi
+grep -q 'authorization failed' "$work/forged" || { cat "$work/forged"; exit 1; }
 kcat -q -b "$kafka" -C -t signals -o beginning -e -f 'kcat: %t %p %o %k, %S bytes\n' | sort -k4,4n | head -3
 topics="md signals journal decisions"
 for topic in $topics; do
@@ -58,7 +63,7 @@ for topic in $topics; do
   until=-e
   [ "$topic" = md ] && until="-c 6000"
   # shellcheck disable=SC2086 # two words
-  timeout 60 kcat -q -b "$kafka" -C -t "$topic" -o beginning $until -f '%R%s' >"$work/$topic.bin"
+  timeout 60 kcat -q -F "$work/data/run/kcat.conf" -C -t "$topic" -o beginning $until -f '%R%s' >"$work/$topic.bin"
   [ -s "$work/$topic.bin" ] || { echo "kcat reads no record of $topic"; exit 1; }
 done
 

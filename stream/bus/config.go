@@ -28,7 +28,7 @@ type Config struct {
 	RetentionBytes int64            `yaml:"retention_bytes" doc:"bytes kept of each partition; -1 sets no bound"`
 	Compression    string           `yaml:"compression" doc:"none, gzip, snappy, lz4 or zstd"`
 	SASL           string           `yaml:"sasl" doc:"none, plain, scram-sha-256 or scram-sha-512"`
-	User           string           `yaml:"user" doc:"SASL user"`
+	User           string           `yaml:"user" doc:"SASL user; without brokers one who may also log in at the embedded broker"`
 	Password       component.Secret `yaml:"password" doc:"SASL password"`
 	TLS            TLSConfig        `yaml:"tls" doc:"encryption of the connection"`
 	Session        string           `yaml:"-"` // prefix of topics and groups, "" when live
@@ -77,6 +77,9 @@ func (c *Config) Validate() component.Problems {
 	if c.Replication < 0 || c.Replication > 15 {
 		p.Addf("replication", "%d is out of range: want 0 to 15", c.Replication)
 	}
+	if len(c.Brokers) == 0 && c.TLS.Enabled {
+		p.Addf("tls.enabled", "the embedded broker has no TLS, and listens on loopback only: name kafka.brokers, or set it to false")
+	}
 	if len(c.Brokers) == 0 && c.Replication > 1 {
 		p.Addf("replication", "%d replicas on the embedded broker: it is one broker, want 0 or 1", c.Replication)
 	}
@@ -99,7 +102,7 @@ func (c *Config) Validate() component.Problems {
 		p.Addf("password", "is empty: %s needs a password", mech)
 	case mech == "none" && (c.User != "" || !c.Password.IsZero()):
 		p.Addf("sasl", "is none, but a user or password is given: want one of %s", strings.Join(mechanisms[1:], ", "))
-	case mech == "plain" && !c.TLS.Enabled:
+	case mech == "plain" && !c.TLS.Enabled && len(c.Brokers) > 0:
 		p.Warnf("sasl", "plain without TLS sends the password readable over the network")
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {

@@ -10,11 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/autohedge/autohedge/stream/component"
 )
@@ -27,6 +29,10 @@ type EmbeddedConfig struct {
 	// CompactEvery is how often topics are compacted and what is past its retention
 	// is removed; 0 is an hour. In memory kfake does it, once an hour.
 	CompactEvery time.Duration
+	// Logins are who may do everything; without one, everybody who connects may.
+	Logins []Login
+	// OpenReads lets connections without a login read the topics, but the private ones.
+	OpenReads bool
 
 	free func(dir string) (int64, error) // freeOn where it is nil
 }
@@ -36,6 +42,7 @@ type EmbeddedConfig struct {
 type Embedded struct {
 	cluster *kfake.Cluster
 	addr    string
+	dir     string
 	close   sync.Once
 	stop    func() // of the compaction; waits for it
 }
@@ -56,7 +63,7 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		return nil, fmt.Errorf("starting the embedded Kafka: address %q: %w", cfg.Addr, err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, fmt.Errorf("starting the embedded Kafka: %q is not on loopback, and it has neither users nor encryption: use 127.0.0.1", cfg.Addr)
+		return nil, fmt.Errorf("starting the embedded Kafka: %q is not on loopback, and it has no encryption: use 127.0.0.1", cfg.Addr)
 	}
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", cfg.Addr)
@@ -64,12 +71,14 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
 	}
 	log := env.Log.With("component", "kafka")
+	guarded := &guardedListener{Listener: ln, log: log, open: len(cfg.Logins) == 0}
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
-		kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }),
+		kfake.ListenFn(func(string, string) (net.Listener, error) { return guarded, nil }),
 		kfake.ClusterID("autohedge-embedded"),
 		kfake.WithLogger(kfakeLog{log}),
 		kfake.DefaultNumPartitions(max(cfg.Partitions, 1)),
+		kfake.MaxVersions(embeddedVersions()),
 		// A restarted member is not held up by its dead predecessor for long.
 		kfake.GroupMinSessionTimeout(time.Second),
 	}
@@ -84,13 +93,29 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		}
 		opts = append(opts, kfake.DataDir(cfg.Dir), kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": kfakeNever}))
 	}
+	if len(cfg.Logins) > 0 {
+		access, err := accessOptions(cfg)
+		if err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+		}
+		opts = append(opts, access...)
+	}
 	cluster, err := kfake.NewCluster(append(opts, extra...)...)
 	if err != nil {
 		_ = ln.Close()
 		return nil, fmt.Errorf("starting the embedded Kafka in %s: %w", cfg.Dir, err)
 	}
-	e := &Embedded{cluster: cluster, addr: ln.Addr().String(), stop: func() {}}
+	e := &Embedded{cluster: cluster, addr: ln.Addr().String(), stop: func() {}, dir: cfg.Dir}
+	cluster.ControlKey(int16(kmsg.ListGroups), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		lowerTypes(req.(*kmsg.ListGroupsRequest))
+		return nil, nil, false // kfake answers
+	})
 	if cfg.Dir != "" {
+		if err := forgetLogins(cfg.Dir); err != nil {
+			cluster.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+		}
 		guard := &diskGuard{dir: cfg.Dir, log: log, free: cfg.free}
 		if guard.free == nil {
 			guard.free = freeOn
@@ -119,16 +144,38 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 	return e, nil
 }
 
+// embeddedVersions are the requests that the embedded broker answers: those of the newest
+// Apache Kafka, but those whose answers kfake leaves without lists that the Java client
+// reads. Without DescribeTopicPartitions it describes topics by Metadata, and before
+// version 5 the answer of CreateTopics has no settings.
+func embeddedVersions() *kversion.Versions {
+	v := kversion.Stable()
+	v.SetMaxKeyVersion(int16(kmsg.DescribeTopicPartitions), -1)
+	v.SetMaxKeyVersion(int16(kmsg.CreateTopics), 4)
+	return v
+}
+
+// lowerTypes makes kfake find groups by the types that the Java client names, in its own
+// spelling of them.
+func lowerTypes(req *kmsg.ListGroupsRequest) {
+	for i, t := range req.TypesFilter {
+		req.TypesFilter[i] = strings.ToLower(t)
+	}
+}
+
 // Addr returns host:port.
 func (e *Embedded) Addr() string { return e.addr }
 
 // Close stops the broker and saves its state.
-func (e *Embedded) Close() error {
+func (e *Embedded) Close() (err error) {
 	e.close.Do(func() {
 		e.stop()
 		e.cluster.Close()
+		if e.dir != "" {
+			err = forgetLogins(e.dir)
+		}
 	})
-	return nil
+	return err
 }
 
 // kfakeLog hands kfake's warnings and errors on.

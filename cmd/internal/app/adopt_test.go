@@ -17,8 +17,8 @@ func TestTopicsAreJudgedAsByAStart(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	p := start(t, "kafka", "--data", data)
-	cfg := bus.DefaultConfig()
-	cfg.Brokers = []string{p.says(`kafka listens on (127\.0\.0\.1:\d+)`)[1]}
+	p.says(`kafka listens on (127\.0\.0\.1:\d+)`)
+	cfg := kafkaConfig(t, data)
 	begin := func() error {
 		client, err := bus.Connect(t.Context(), cfg, component.Discard())
 		if err != nil {
@@ -38,7 +38,7 @@ func TestTopicsAreJudgedAsByAStart(t *testing.T) {
 	starters.Wait()
 	succeed(t, "topics", "--data", data)
 
-	admin := bustest.Dial(t, cfg.Brokers...)
+	admin := bustest.DialAs(t, cfg.User, cfg.Password.Reveal(), cfg.Brokers...)
 	for _, command := range []string{"adopt", "discard"} {
 		for _, again := range []bool{false, true} {
 			admin.DeleteTopics(t, "signals")

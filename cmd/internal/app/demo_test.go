@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -252,7 +253,26 @@ func testKcat(t *testing.T, data string) {
 		t.Log("kcat is not installed: .ci/interop.sh installs and runs it")
 		return
 	}
-	list, err := exec.CommandContext(t.Context(), kcat, "-b", owner(t, data, "kafka"), "-L", "-J").Output()
+	// Without the credential kcat writes nothing, and reads all but what is private.
+	conf := filepath.Join(data, "run", "kcat.conf")
+	forge := exec.CommandContext(t.Context(), kcat, "-b", owner(t, data, "kafka"), "-P", "-t", "control", "-p", "0", "-X", "message.timeout.ms=5000")
+	forge.Stdin = strings.NewReader("forged\n")
+	if out, err := forge.CombinedOutput(); err == nil || !strings.Contains(string(out), "authorization failed") {
+		t.Errorf("kcat without a credential wrote: %v, %s", err, out)
+	}
+	for _, open := range []bool{true, false} {
+		args := []string{"-q", "-C", "-t", "journal", "-o", "beginning", "-e", "-f", "%S\n", "-X", "topic.metadata.refresh.interval.ms=200"}
+		if open {
+			args = append(args, "-F", conf)
+		} else {
+			args = append(args, "-b", owner(t, data, "kafka"))
+		}
+		out, err := exec.CommandContext(t.Context(), kcat, args...).CombinedOutput()
+		if open != (err == nil) || !open && !strings.Contains(string(out), "authorization failed") {
+			t.Errorf("kcat reads the journal, with the credential %t: %v, %.500s", open, err, out)
+		}
+	}
+	list, err := exec.CommandContext(t.Context(), kcat, "-F", conf, "-L", "-J").Output()
 	if err != nil {
 		t.Fatalf("kcat -L: %v", err)
 	}

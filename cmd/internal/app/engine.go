@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,14 +38,14 @@ type engine struct {
 
 	broker *bus.Embedded      // nil: Kafka is elsewhere
 	server *clickhouse.Engine // nil: ClickHouse is elsewhere
-	// storeAnnouncement is that of server.
-	storeAnnouncement folder.Announcement
-	client            *bus.Client
-	store             *clickhouse.Client
-	http              *obs.Server
-	locks             []*folder.Lock
-	roles             []*runningRole
-	budget            *budget // set by connect
+	// The announcements of broker and server.
+	kafkaAnnouncement, storeAnnouncement folder.Announcement
+	client                               *bus.Client
+	store                                *clickhouse.Client
+	http                                 *obs.Server
+	locks                                []*folder.Lock
+	roles                                []*runningRole
+	budget                               *budget // set by connect
 
 	watching sync.WaitGroup
 	unwatch  context.CancelFunc
@@ -129,13 +127,13 @@ func (e *engine) connectKafka(ctx context.Context) error {
 	cfg := e.cfg.Kafka
 	own := len(cfg.Brokers) == 0
 	if own {
-		addr, err := e.embeddedKafka(ctx)
+		owner, err := e.embeddedKafka(ctx)
 		if err != nil {
 			return err
 		}
-		cfg.Brokers = []string{addr}
+		cfg = kafkaOf(cfg, owner)
 		if e.broker == nil { // another process runs it
-			cfg.Moved = (&follower{folder: e.folder, part: "kafka", known: []string{addr}}).moved
+			cfg.Moved = (&follower{folder: e.folder, part: "kafka", known: []string{owner.Addr}}).moved
 		}
 	}
 	client, err := bus.Connect(ctx, cfg, e.env)
@@ -152,20 +150,6 @@ func (e *engine) connectKafka(ctx context.Context) error {
 		return err
 	}
 	return checkLogs(ctx, e.folder, client)
-}
-
-// embeddedKafka returns the address of the folder's broker, which another
-// process may already run.
-func (e *engine) embeddedKafka(ctx context.Context) (string, error) {
-	if e.broker != nil {
-		return e.broker.Addr(), nil
-	}
-	return e.ownOrJoin(ctx, "kafka", func() (string, error) {
-		if err := e.startKafka(ctx); err != nil {
-			return "", err
-		}
-		return e.broker.Addr(), nil
-	})
 }
 
 // ownOrJoin returns the address of a part's owner: another process that runs, or
@@ -197,29 +181,6 @@ func (e *engine) own(part string) error {
 	defer e.mu.Unlock()
 	e.locks = append(e.locks, lock)
 	return nil
-}
-
-// defaultKafka is where the embedded broker listens unless configured.
-const defaultKafka = "127.0.0.1:9292"
-
-// startKafka starts the folder's broker in this process.
-func (e *engine) startKafka(ctx context.Context) error {
-	if err := e.own("kafka"); err != nil {
-		return err
-	}
-	cfg := bus.EmbeddedConfig{Dir: e.folder.Kafka(), Addr: cmp.Or(e.cfg.Embedded.Kafka, defaultKafka), Partitions: e.cfg.Kafka.Partitions}
-	var err error
-	e.broker, err = bus.StartEmbedded(ctx, cfg, e.env)
-	if errors.Is(err, syscall.EADDRINUSE) && e.cfg.Embedded.Kafka == "" {
-		cfg.Addr = "127.0.0.1:0"
-		if e.broker, err = bus.StartEmbedded(ctx, cfg, e.env); err == nil {
-			e.env.Log.Info("the default Kafka port is busy, another one is used", "default", defaultKafka, "addr", e.broker.Addr())
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return e.folder.Announce("kafka", folder.Announcement{Addr: e.broker.Addr()})
 }
 
 func (e *engine) connectStore(ctx context.Context) error {

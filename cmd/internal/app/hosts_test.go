@@ -29,10 +29,9 @@ type desk struct {
 	sent []*event.Decision
 }
 
-func newDesk(t *testing.T, kafka string) *desk {
+func newDesk(t *testing.T, data string) *desk {
 	t.Helper()
-	cfg := bus.DefaultConfig()
-	cfg.Brokers = []string{kafka}
+	cfg := kafkaConfig(t, data)
 	client, err := bus.Connect(t.Context(), cfg, component.Discard())
 	if err != nil {
 		t.Fatal(err)
@@ -62,10 +61,9 @@ func newDesk(t *testing.T, kafka string) *desk {
 }
 
 // config is that of a process that owns the accounts.
-func (d *desk) config(kafka string) string {
+func (d *desk) config(data string) string {
 	d.t.Helper()
-	return write(d.t, d.t.TempDir(), "hosts.yaml", unhurried(func(c *config.Config) {
-		c.Kafka.Brokers = []string{kafka}
+	return write(d.t, d.t.TempDir(), "hosts.yaml", loggedIn(announced(d.t, data, "kafka"), func(c *config.Config) {
 		one := c.Execution.Accounts[0]
 		one.Limits.MaxOrdersPerSecond, one.Limits.MaxOrdersPerMinute = 1000, 10000
 		c.Execution.Accounts = nil
@@ -246,10 +244,11 @@ func (d *desk) ledger(data, account string) (orders int) {
 // killed. What the first still holds, it refuses until then.
 func TestProcessStandby(t *testing.T) {
 	t.Parallel()
-	kafka := start(t, "kafka", "--data", t.TempDir(), "--output", "json")
-	address := kafka.addresses()["address"]
-	d := newDesk(t, address)
-	file, data := d.config(address), t.TempDir()
+	brokerData := t.TempDir()
+	kafka := start(t, "kafka", "--data", brokerData, "--output", "json")
+	kafka.addresses()
+	d := newDesk(t, brokerData)
+	file, data := d.config(brokerData), t.TempDir()
 	begin := func() *process {
 		p := start(t, "run", "--config", file, "--data", data, "--roles", "execution")
 		p.ready()
@@ -304,10 +303,11 @@ func TestProcessStandby(t *testing.T) {
 // its own; no fill is lost, and no order sent twice.
 func TestProcessTwoHosts(t *testing.T) {
 	t.Parallel()
-	kafka := start(t, "kafka", "--data", t.TempDir(), "--output", "json")
-	address := kafka.addresses()["address"]
-	d := newDesk(t, address)
-	file := d.config(address)
+	brokerData := t.TempDir()
+	kafka := start(t, "kafka", "--data", brokerData, "--output", "json")
+	kafka.addresses()
+	d := newDesk(t, brokerData)
+	file := d.config(brokerData)
 	hosts := [2]string{t.TempDir(), t.TempDir()}
 	begin := func(i int) *process {
 		p := start(t, "run", "--config", file, "--data", hosts[i], "--roles", "execution")

@@ -27,6 +27,7 @@ import (
 	"github.com/autohedge/autohedge/cmd/internal/folder"
 	"github.com/autohedge/autohedge/sinks/clickhouse"
 	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -247,15 +248,40 @@ func decode[T any](t *testing.T, text string) T {
 // owner returns the address of a part's live owner.
 func owner(t *testing.T, data, part string) string {
 	t.Helper()
+	return announced(t, data, part).Addr
+}
+
+// announced is what the owner of a part of the folder announced; empty while it has none.
+func announced(t *testing.T, data, part string) folder.Announcement {
+	t.Helper()
 	f, err := folder.Open(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, ok := f.Owner(part)
-	if !ok {
-		return ""
+	a, _ := f.Owner(part)
+	return a
+}
+
+// loggedIn changes a configuration, and its text, to log in at the broker of an
+// announcement: a text hides passwords.
+func loggedIn(a folder.Announcement, change func(*config.Config)) string {
+	text := unhurried(func(c *config.Config) {
+		c.Kafka.Brokers, c.Kafka.SASL, c.Kafka.User = []string{a.Addr}, "scram-sha-256", a.User
+		change(c)
+	})
+	return strings.Replace(text, "  # SASL password\n  password: \"\"", "  password: \""+a.Password+"\"", 1)
+}
+
+// kafkaConfig reaches the folder's broker with its credential.
+func kafkaConfig(t *testing.T, data string) bus.Config {
+	t.Helper()
+	a := announced(t, data, "kafka")
+	if a.Password == "" {
+		t.Fatalf("the broker of %s announces no credential: %+v", data, a)
 	}
-	return a.Addr
+	cfg := bus.DefaultConfig()
+	cfg.Brokers, cfg.SASL, cfg.User, cfg.Password = []string{a.Addr}, "scram-sha-256", a.User, component.NewSecret(a.Password)
+	return cfg
 }
 
 // credential is that of a part of the folder, as its owner's tools find it.

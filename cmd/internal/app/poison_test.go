@@ -158,7 +158,8 @@ func spread(t *testing.T, data string, r *rand.Rand) {
 	for _, topic := range []string{event.TopicMarket, event.TopicOrders, event.TopicSignals} {
 		records = append(records, bustest.ForeignRecord{Topic: topic, Partition: 0, Key: []byte("bomb"), Value: make([]byte, 20<<20)})
 	}
-	if err := bustest.WriteForeign(ctx, owner(t, data, "kafka"), records); err != nil {
+	a := announced(t, data, "kafka")
+	if err := bustest.WriteForeign(ctx, a.Addr, records, bustest.LogIn(a.User, a.Password)); err != nil {
 		t.Fatal(err)
 	}
 }

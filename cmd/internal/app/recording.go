@@ -129,11 +129,11 @@ func (d *demoRun) sessions(ctx context.Context) (map[string]bool, error) {
 	e := d.engine
 	kafka := e.cfg.Kafka
 	if len(kafka.Brokers) == 0 {
-		addr, err := e.embeddedKafka(ctx)
+		owner, err := e.embeddedKafka(ctx)
 		if err != nil {
 			return nil, err
 		}
-		kafka.Brokers = []string{addr}
+		kafka = kafkaOf(kafka, owner)
 	}
 	client, err := bus.Connect(ctx, kafka, component.Discard())
 	if err != nil {

@@ -38,21 +38,21 @@ func TestRolesInProcesses(t *testing.T) {
 	clickhouse := start(t, "clickhouse", "--data", data, "--output", "json")
 	simulator := start(t, "simulate", "--dir", t.TempDir(), "--output", "json", "--rate", "600")
 	sim := simulator.addresses()
-	broker, store := kafka.addresses()["address"], clickhouse.addresses()["address"]
+	kafka.addresses()
+	store := clickhouse.addresses()["address"]
 	guide, feed := serveGuide(t)
 
-	market := write(t, data, "market.yaml", unhurried(func(c *config.Config) {
-		c.Stream.Feeds = []stream.FeedConfig{
-			{Name: "binance", Venue: "binance", URL: sim["binance_ws"] + "/stream", REST: sim["binance_rest"], Symbols: []string{"BTCUSDT", "ETHUSDT"}},
-			{Name: "coinbase", Venue: "coinbase", URL: sim["coinbase_ws"], REST: sim["coinbase_rest"], Symbols: []string{"BTC-USD"}},
-			{Name: "mine", Venue: "json", URL: guide, JSON: &venue.JSON{Symbol: "symbol", Price: "price"}},
-		}
-	}))
+	feeds := []stream.FeedConfig{
+		{Name: "binance", Venue: "binance", URL: sim["binance_ws"] + "/stream", REST: sim["binance_rest"], Symbols: []string{"BTCUSDT", "ETHUSDT"}},
+		{Name: "coinbase", Venue: "coinbase", URL: sim["coinbase_ws"], REST: sim["coinbase_rest"], Symbols: []string{"BTC-USD"}},
+		{Name: "mine", Venue: "json", URL: guide, JSON: &venue.JSON{Symbol: "symbol", Price: "price"}},
+	}
+	market := write(t, data, "market.yaml", unhurried(func(c *config.Config) { c.Stream.Feeds = feeds }))
 	// Who is told an address only is told the credential of the start, too.
 	user, password := credential(t, data, "clickhouse")
-	trading := write(t, data, "trading.yaml", strings.Replace(unhurried(func(c *config.Config) {
-		c.Kafka.Brokers, c.ClickHouse.URL, c.ClickHouse.User = []string{broker}, store, user
-	}), "  user: \""+user+"\"\n  password: \"\"", "  user: \""+user+"\"\n  password: \""+password+"\"", 1))
+	trading := write(t, data, "trading.yaml", strings.Replace(loggedIn(announced(t, data, "kafka"), func(c *config.Config) {
+		c.ClickHouse.URL, c.ClickHouse.User, c.Stream.Feeds = store, user, feeds // both halves trade one market
+	}), "  # the user's password, e.g. ${CLICKHOUSE_PASSWORD}\n  password: \"\"", "  password: \""+password+"\"", 1))
 
 	left := start(t, "run", "--config", market, "--data", data, "--roles", "stream,signals")
 	right := start(t, "run", "--config", trading, "--data", data, "--roles", "agents,execution,sinks")

@@ -80,7 +80,7 @@ func (t *tool) connectKafka(ctx context.Context, session string) (*bus.Client, e
 		if !ok {
 			return nil, withCode(exitDown, fmt.Errorf("no Kafka runs on data folder %s: start `autohedge demo`, `run` or `kafka`, or name brokers in --config", f.Root()))
 		}
-		kafka.Brokers = []string{owner.Addr}
+		kafka = kafkaOf(kafka, owner)
 	}
 	kafka.Session = session
 	log, err := obs.NewLogger(obs.LogConfig{Level: "warn", Format: "text"}, t.err)

@@ -220,11 +220,11 @@ func (t *tool) withState(ctx context.Context, session *string, f func(context.Co
 	}()
 	kafka := s.cfg.Kafka
 	if len(kafka.Brokers) == 0 {
-		addr, err := e.embeddedKafka(ctx)
+		owner, err := e.embeddedKafka(ctx)
 		if err != nil {
 			return withCode(exitDown, err)
 		}
-		kafka.Brokers = []string{addr}
+		kafka = kafkaOf(kafka, owner)
 	}
 	kafka.Session = *session
 	if s.client, err = bus.Connect(ctx, kafka, e.env); err != nil {

@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,14 +26,13 @@ func TestTopicsAreShownAndRepaired(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	p := start(t, "kafka", "--data", data)
-	addr := p.says(`kafka listens on (127\.0\.0\.1:\d+)`)[1]
+	p.says(`kafka listens on (127\.0\.0\.1:\d+)`)
 
 	out, stderr, code := run(t, "topics", "--data", data)
 	if code != 1 || !strings.Contains(out, "missing: the engine creates it") || !strings.Contains(stderr, "topics are not as they must be: md,") {
 		t.Fatalf("without topics: exit code %d\n%s%s", code, out, stderr)
 	}
-	cfg := bus.DefaultConfig()
-	cfg.Brokers = []string{addr}
+	cfg := kafkaConfig(t, data)
 	client, err := bus.Connect(t.Context(), cfg, component.Discard())
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,8 @@ func TestTopicsAreShownAndRepaired(t *testing.T) {
 
 	// The configuration now asks for more.
 	file := filepath.Join(t.TempDir(), "autohedge.yaml")
-	if err := os.WriteFile(file, []byte("kafka:\n  brokers: [\""+addr+"\"]\n  retention: 240h\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, "kafka: {brokers: [%q], sasl: scram-sha-256, user: %s, password: %s, retention: 240h}\n",
+		cfg.Brokers[0], cfg.User, cfg.Password.Reveal()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, stderr, code = run(t, "topics", "--config", file)

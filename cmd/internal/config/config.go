@@ -45,7 +45,7 @@ type Config struct {
 type Embedded struct {
 	Kafka      string `yaml:"kafka" doc:"host:port; empty takes 127.0.0.1:9292, or a free port where that is busy"`
 	ClickHouse string `yaml:"clickhouse" doc:"host:port; empty takes 127.0.0.1:8223, or a free port where that is busy"`
-	OpenReads  bool   `yaml:"open_reads" doc:"whether every program of this machine may read topics and tables, journal and control apart; false asks for the credentials of run/kafka.json and run/clickhouse.json, which only the data folder's owner can read"`
+	OpenReads  bool   `yaml:"open_reads" doc:"whether every program of this machine may read topics and tables, journal, control and what copies them apart; false asks for the credentials of run/kafka.json and run/clickhouse.json, which only the data folder's owner can read"`
 }
 
 // Validate reports all problems.

@@ -287,7 +287,20 @@ func (f *Folder) Announce(part string, a Announcement) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("announcing %s: %w", part, err)
 	}
+	if err := os.WriteFile(filepath.Join(f.Run(), part+".last"), []byte(a.Addr+"\n"), 0o600); err != nil {
+		return fmt.Errorf("announcing %s: %w", part, err)
+	}
 	return nil
+}
+
+// LastAddr returns the address at which the part was announced last, by whichever
+// process; "" where it never was.
+func (f *Folder) LastAddr(part string) string {
+	text, err := os.ReadFile(filepath.Join(f.Run(), part+".last"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // Withdraw removes run/<part>.json if it is this process's.

@@ -17,13 +17,14 @@ const Version = "4.4.0"
 // ErrUnavailable says that Apache Kafka cannot be run on this machine.
 var ErrUnavailable = errors.New("running Apache Kafka needs Java 17 or later and Maven")
 
-// pom names what is fetched: the broker, and what its slf4j 1.7 logs through,
-// without which it logs nothing.
+// pom names what is fetched: the broker, its command-line tools, and what its slf4j
+// 1.7 logs through, without which it logs nothing.
 const pom = `<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>autohedge</groupId><artifactId>kafkatest</artifactId><version>1</version>
   <dependencies>
     <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>` + Version + `</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>` + Version + `</version></dependency>
     <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.5</version></dependency>
   </dependencies>
 </project>
@@ -41,7 +42,7 @@ func Fetch(ctx context.Context) (lib string, err error) {
 		return "", fmt.Errorf("looking for the cache folder: %w", err)
 	}
 	home := filepath.Join(base, "autohedge", "kafka-"+Version)
-	lib = filepath.Join(home, "lib")
+	lib = filepath.Join(home, "jars") // lib was without the tools
 	if _, err := os.Stat(lib); err == nil {
 		return lib, nil // it appears whole, see below
 	} else if !errors.Is(err, fs.ErrNotExist) {
