@@ -42,6 +42,7 @@ func newBench(t *testing.T) *bench {
 	}
 	t.Cleanup(func() { _ = k.Close() })
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{k.Addr()}
 	c, err := bus.Connect(ctx, cfg, env)
 	if err != nil {

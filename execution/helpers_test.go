@@ -99,6 +99,7 @@ func newWorld(t testing.TB) *world {
 // connect is what the command line hands to RequestHalt.
 func (w *world) connect(ctx context.Context) (*bus.Client, error) {
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers, cfg.Partitions = []string{w.addr}, 2
 	return bus.Connect(ctx, cfg, component.Discard())
 }

@@ -96,6 +96,7 @@ const childVar = "AUTOHEDGE_TEST_SIGNALS"
 func child() int {
 	fields := strings.Split(os.Getenv(childVar), " ")
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers, cfg.Partitions, cfg.Session = fields[:1], testPartitions, fields[1]
 	env := component.Discard()
 	env.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))

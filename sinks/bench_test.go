@@ -108,6 +108,7 @@ func benchWorld(b *testing.B) *bus.Client {
 		b.Fatal(err)
 	}
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{embedded.Addr()}
 	client, err := bus.Connect(b.Context(), cfg, component.Discard())
 	if err != nil {

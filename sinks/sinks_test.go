@@ -48,6 +48,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w := &world{t: t, addr: embedded.Addr()}
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{embedded.Addr()}
 	if w.client, err = bus.Connect(ctx, cfg, env); err != nil {
 		t.Fatal(err)

@@ -104,6 +104,7 @@ func broker(t *testing.T) *bus.Client {
 	}
 	t.Cleanup(func() { _ = b.Close() })
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{b.Addr()}
 	c, err := bus.Connect(t.Context(), cfg, component.Discard())
 	if err != nil {

@@ -22,6 +22,7 @@ func BenchmarkIngest(b *testing.B) {
 	}
 	defer func() { _ = broker.Close() }()
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{broker.Addr()}
 	client, err := bus.Connect(b.Context(), cfg, component.Discard())
 	if err != nil {

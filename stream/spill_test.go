@@ -52,6 +52,7 @@ func restartableBroker(t *testing.T) (*restartable, *bus.Client) {
 	r.start()
 	t.Cleanup(r.stop)
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = []string{r.addr}
 	c, err := bus.Connect(t.Context(), cfg, component.Discard())
 	if err != nil {

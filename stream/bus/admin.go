@@ -59,7 +59,7 @@ func (c *Client) setPartitions(found map[string]int32) {
 
 // topicConfig is what a topic is created with.
 func (c *Client) topicConfig(spec event.TopicSpec, replicas int) kafka.TopicConfig {
-	partitions := c.cfg.Partitions
+	partitions := int(c.keyed.Load())
 	if spec.Single {
 		partitions = 1
 	}
@@ -108,11 +108,27 @@ func (c *Client) existing(ctx context.Context) (exists map[string]bool, replicas
 	if err != nil {
 		return nil, 0, err
 	}
+	c.countKeyed(l)
 	exists = make(map[string]bool, len(event.Topics))
 	for _, spec := range event.Topics {
 		_, exists[spec.Name] = l.found(c.prefix() + spec.Name)
 	}
 	return exists, c.replicas(len(l.brokers)), nil
+}
+
+// countKeyed notes how many partitions keyed topics have: as configured, else as many as
+// the first of them that exists, else as many as new ones get.
+func (c *Client) countKeyed(l *layout) {
+	n := c.cfg.Partitions
+	for _, spec := range event.Topics {
+		if n > 0 {
+			break
+		}
+		if t, ok := l.found(c.prefix() + spec.Name); ok && !spec.Single {
+			n = len(t.Partitions)
+		}
+	}
+	c.keyed.Store(int32(cmp.Or(n, NewPartitions)))
 }
 
 func (c *Client) missing(exists map[string]bool) (specs []event.TopicSpec) {

@@ -46,7 +46,7 @@ func TestEnsureTopicsCreatesAndRefuses(t *testing.T) {
 	}
 	defer func() { _ = other.Close() }()
 	err = other.EnsureTopics(t.Context())
-	want := "md: partitions is 4; want 6 (kafka.partitions): keys would move to other partitions\n    set kafka.partitions to 4: their number cannot be changed\n"
+	want := "md: partitions is 4; want 6 (kafka.partitions): keys would move to other partitions\n    set kafka.partitions to 4, or to 0: their number cannot be changed\n"
 	if !component.IsFatal(err) || !strings.Contains(err.Error(), want) {
 		t.Errorf("another number of partitions gave %v", err)
 	}

@@ -42,6 +42,8 @@ type Client struct {
 	connected atomic.Bool  // Connect has returned
 	refusedAt atomic.Int64 // when a refused connection was logged last
 
+	keyed atomic.Int32 // partitions of keyed topics, see countKeyed
+
 	retrying atomic.Int64 // batches of its producers that the brokers have not taken at the first try
 
 	mu         sync.RWMutex

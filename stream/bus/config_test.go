@@ -27,8 +27,8 @@ func TestDefaultConfigHasNoProblems(t *testing.T) {
 	if p := cfg.Validate(); len(p) != 0 {
 		t.Error(p)
 	}
-	if cfg.Partitions != 4 {
-		t.Errorf("%d partitions by default, want 4", cfg.Partitions)
+	if cfg.Partitions != 0 {
+		t.Errorf("%d partitions by default, want as many as there are", cfg.Partitions)
 	}
 }
 
@@ -39,7 +39,7 @@ func TestConfigProblems(t *testing.T) {
 		want   string
 	}{
 		{func(c *Config) { c.Brokers = []string{"localhost"} }, `brokers[0]: "localhost" is no address: want host:port`},
-		{func(c *Config) { c.Partitions = 0 }, "partitions: 0 is out of range: want 1 to 1000"},
+		{func(c *Config) { c.Partitions = -1 }, "partitions: -1 is out of range: want 1 to 1000, or 0 for as many as there are"},
 		{func(c *Config) { c.Replication = 16 }, "replication: 16 is out of range: want 0 to 15"},
 		{func(c *Config) { c.Brokers, c.Replication = nil, 3 }, "replication: 3 replicas on the embedded broker: it is one broker, want 0 or 1"},
 		{func(c *Config) { c.Retention = time.Minute }, "retention: 1m0s is too short: want 1h or more"},

@@ -77,7 +77,7 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return guarded, nil }),
 		kfake.ClusterID("autohedge-embedded"),
 		kfake.WithLogger(kfakeLog{log}),
-		kfake.DefaultNumPartitions(max(cfg.Partitions, 1)),
+		kfake.DefaultNumPartitions(cmp.Or(cfg.Partitions, NewPartitions)),
 		kfake.MaxVersions(embeddedVersions()),
 		// A restarted member is not held up by its dead predecessor for long.
 		kfake.GroupMinSessionTimeout(time.Second),

@@ -95,7 +95,7 @@ func (b *child) kill() {
 
 func testConfig(addr string) Config {
 	cfg := DefaultConfig()
-	cfg.Brokers = []string{addr}
+	cfg.Brokers, cfg.Partitions = []string{addr}, 4
 	return cfg
 }
 

@@ -218,6 +218,7 @@ func (c *Client) topicStates(ctx context.Context) ([]TopicState, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.countKeyed(l)
 	states := make([]TopicState, len(event.Topics))
 	var names []string
 	for i, spec := range event.Topics {
@@ -262,7 +263,7 @@ func (c *Client) judgeLayout(s *TopicState, spec event.TopicSpec, t kafka.Topic,
 		w.Topic = s.Name
 		s.Wrong = append(s.Wrong, w)
 	}
-	want := c.cfg.Partitions
+	want := int(c.keyed.Load())
 	if spec.Single {
 		want = 1
 	}
@@ -274,7 +275,7 @@ func (c *Client) judgeLayout(s *TopicState, spec event.TopicSpec, t kafka.Topic,
 		} else {
 			w.Want += " (kafka.partitions)"
 			w.Why = "keys would move to other partitions"
-			w.Fix = fmt.Sprintf("set kafka.partitions to %d: their number cannot be changed", s.Partitions)
+			w.Fix = fmt.Sprintf("set kafka.partitions to %d, or to 0: their number cannot be changed", s.Partitions)
 		}
 		add(w)
 	}

@@ -44,7 +44,7 @@ func TestTopicsAreJudgedAsByAStart(t *testing.T) {
 			admin.DeleteTopics(t, "signals")
 			status := "deleted"
 			if again {
-				admin.CreateTopic(t, "signals", int32(cfg.Partitions), nil)
+				admin.CreateTopic(t, "signals", bus.NewPartitions, nil)
 				status = "recreated"
 			}
 			out, _, code := run(t, "topics", "--data", data)

@@ -100,6 +100,7 @@ func (p *pipeline) connect(ctx context.Context, o Options, kind, name string) (e
 		return err
 	}
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4 // as in every run since the first, to compare them
 	cfg.Brokers = []string{p.broker.Addr()}
 	if p.client, err = bus.Connect(ctx, cfg, env(o)); err != nil {
 		return err

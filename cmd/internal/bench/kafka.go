@@ -97,6 +97,7 @@ func (o Options) connect(ctx context.Context, kind string) (*connection, error) 
 	o.brokers.sessions++
 	c := &connection{addr: addr, session: fmt.Sprintf("b%d", o.brokers.sessions)}
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4 // as in every run since the first, to compare them
 	cfg.Brokers, cfg.Session = []string{addr}, c.session
 	if c.Client, err = bus.Connect(ctx, cfg, env(o)); err != nil {
 		return nil, err

@@ -127,7 +127,7 @@ var mistakes = []struct {
 	}},
 	{"kafka", []string{
 		`:2:13: kafka.brokers[0]: "kafka-1" is no address: want host:port`,
-		`:3:15: kafka.partitions: 0 is out of range: want 1 to 1000`,
+		`:3:15: kafka.partitions: 1001 is out of range: want 1 to 1000, or 0 for as many as there are`,
 		`:4:16: kafka.replication: 99 is out of range: want 0 to 15`,
 		`:5:14: kafka.retention: 1m0s is too short: want 1h or more`,
 		`:6:20: kafka.retention_bytes: 5 is too little: want 67108864 (64 MiB) or more, or -1`,

@@ -106,6 +106,7 @@ func asCluster(t testing.TB, k *kafkatest.Cluster) *cluster {
 // config is that of a client that knows all brokers.
 func (c *cluster) config() bus.Config {
 	cfg := bus.DefaultConfig()
+	cfg.Partitions = 4
 	cfg.Brokers = c.Addrs()
 	return cfg
 }
