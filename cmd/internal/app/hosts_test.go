@@ -32,6 +32,7 @@ type desk struct {
 func newDesk(t *testing.T, data string) *desk {
 	t.Helper()
 	cfg := kafkaConfig(t, data)
+	cfg.Partitions = 4
 	client, err := bus.Connect(t.Context(), cfg, component.Discard())
 	if err != nil {
 		t.Fatal(err)
