@@ -206,7 +206,7 @@ func (r *Role) setRefused(account string, why error) {
 // Conditions are what can be wrong with execution although it works, by name: each
 // returns what is wrong now, or nothing, at once.
 func (r *Role) Conditions() map[string]func() string {
-	return map[string]func() string{"accounts": r.refusedAccounts}
+	return map[string]func() string{"accounts": r.refusedAccounts, "halt": r.board.wrong}
 }
 
 // refusedAccounts lists the accounts that this process refuses, and why.
@@ -383,6 +383,6 @@ func (o *owner) foreign(ctx context.Context, acc *account, r *broker.Report) err
 
 // haltAccount halts an account because its records contradict each other.
 func (o *owner) haltAccount(ctx context.Context, account, why string) error {
-	_, err := o.role.board.halt(ctx, scopeAccount+account, "execution", why)
+	_, err := o.role.board.halt(ctx, haltRequest{scope: scopeAccount + account, who: "execution", why: why, level: event.HaltReduce, whence: "engine"})
 	return err
 }

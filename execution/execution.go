@@ -26,6 +26,9 @@ type Role struct {
 	market   *market
 	consumer *bus.Consumer
 
+	ownersMu sync.Mutex
+	owners   map[int32]*owner // those of this process, by partition
+
 	refusedMu sync.Mutex
 	refused   map[string]string // by account, why
 
@@ -65,8 +68,8 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		cfg: cfg, client: client, paths: paths, env: env, metrics: newMetrics(env.Metrics),
 		accounts: make(map[string]*Account), market: newMarket(client, env),
 		consumer: client.NewConsumer(bus.ConsumerConfig{Role: "execution", Topics: []string{event.TopicDecisions}}, env),
-		refused:  make(map[string]string),
-		ready:    make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
+		refused:  make(map[string]string), owners: make(map[int32]*owner),
+		ready: make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{}),
 		logPatience: logPatience, lease: ownerLease, saveEvery: saveEvery, saveLeast: saveLeast,
 		openBroker: func(ctx context.Context, kind broker.Kind, a broker.Account) (broker.Broker, error) {
 			return kind.Open(ctx, a)
@@ -78,7 +81,7 @@ func New(cfg Config, client *bus.Client, paths Paths, env component.Env) (*Role,
 		r.accounts[cfg.Accounts[i].Name] = &r.cfg.Accounts[i]
 	}
 	r.board = newBoard(paths.HaltFile, env, r.metrics.killSwitch)
-	r.board.publish = r.publishControl
+	r.board.publish, r.board.findScope, r.board.unprotected, r.board.instrumentName = r.publishControl, r.findScope, r.unprotected, r.instrumentName
 	return r, nil
 }
 
@@ -119,6 +122,10 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	instrumentsEnd, err := r.client.ReadAll(ctx, event.TopicInstruments, 0, bus.FromStart, func(rec bus.Record) error { r.market.learn(rec); return nil })
 	if err != nil {
 		return fmt.Errorf("reading instruments: %w", err)
+	}
+	r.board.logHalts()
+	if err := r.board.file.prepare(); err != nil {
+		r.env.Log.Warn("no reserve for the halt file: on a full disk a halt would not hold over a restart", "err", err)
 	}
 	if err := r.market.open(ctx); err != nil {
 		return err
@@ -188,12 +195,12 @@ func (r *Role) follow(ctx context.Context, topic string, from int64, each func(b
 	}
 }
 
-// Halt halts everything, as `autohedge halt` does: the latch first, which needs
+// Halt halts every entry, as `autohedge halt` does: the latch first, which needs
 // neither disk nor Kafka, then the file and control. What could not be written is
 // among the report's warnings; the latch holds. It may be called once Ready is
 // closed.
 func (r *Role) Halt(ctx context.Context, who, why string) (HaltReport, error) {
-	return r.board.halt(ctx, ScopeAll, who, why)
+	return r.board.halt(ctx, haltRequest{scope: ScopeAll, who: who, why: why, level: event.HaltReduce, whence: "engine"})
 }
 
 // HaltedBy reports whether a halt of everything by that name is in force.
@@ -239,6 +246,8 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 		return err
 	}
 	defer o.close()
+	r.setOwner(a.Partition, o)
+	defer r.setOwner(a.Partition, nil)
 	a.Bind(o.producer.Producer)
 	var background sync.WaitGroup
 	defer background.Wait()

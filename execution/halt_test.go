@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -50,13 +53,13 @@ func TestHaltAndResume(t *testing.T) {
 
 	// Nothing without a name and a reason, nor in an unknown scope.
 	for _, bad := range [][3]string{{ScopeAll, "ann", ""}, {ScopeAll, "", "drill"}, {"everything", "ann", "drill"}, {"account:", "ann", "drill"}} {
-		if _, err := RequestHalt(ctx, w.paths, w.connect, bad[0], bad[1], bad[2]); err == nil {
+		if _, err := RequestHalt(ctx, w.paths, w.connect, bad[0], bad[1], bad[2], event.HaltStop); err == nil {
 			t.Errorf("halted with %q", bad)
 		}
 	}
 	w.trades(true)
 
-	report, err := RequestHalt(ctx, w.paths, w.connect, ScopeAll, "ann", "drill")
+	report, err := RequestHalt(ctx, w.paths, w.connect, ScopeAll, "ann", "drill", event.HaltStop)
 	if err != nil || !report.Engine || !report.File || !report.Control || len(report.Warnings) != 0 {
 		t.Fatalf("halting: %+v, %v", report, err)
 	}
@@ -81,13 +84,19 @@ func TestHaltAndResume(t *testing.T) {
 	w.trades(true)
 
 	// A part: another account, another symbol, then this symbol.
-	for scope, trades := range map[string]bool{"account:other": true, "symbol:ETHUSDT": true, "symbol:BTCUSDT": false, "symbol:binance|BTCUSDT": false, "account:paper": false} {
-		if _, err := RequestHalt(ctx, w.paths, w.connect, scope, "ann", "drill"); err != nil {
+	for _, scope := range []string{"symbol:BTCUSDT", "symbol:btcusdt", "symbol:btc-usdt", "symbol:Binance|BTCUSDT", "symbol:binance|BTC-USDT", "account:paper", "account:PAPER"} {
+		if _, err := RequestHalt(ctx, w.paths, w.connect, scope, "ann", "drill", event.HaltStop); err != nil {
 			t.Fatal(err)
 		}
-		w.trades(trades)
+		w.trades(false)
 		if _, err := RequestResume(ctx, w.paths, w.connect, scope, "ann", "drill"); err != nil {
 			t.Fatal(err)
+		}
+	}
+	// What matches nothing is refused, and the answer says what there is.
+	for scope, there := range map[string]string{"account:other": "there is paper", "symbol:BTCUSD": "BTCUSDT", "symbol:kraken|BTCUSDT": "binance|BTCUSDT"} {
+		if _, err := RequestHalt(ctx, w.paths, w.connect, scope, "ann", "drill", event.HaltStop); err == nil || !strings.Contains(err.Error(), there) {
+			t.Errorf("halting %s: %v", scope, err)
 		}
 	}
 	w.trades(true)
@@ -113,7 +122,7 @@ func TestHaltWithoutEngine(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	// Kafka is down: the file alone.
-	report, err := RequestHalt(ctx, w.paths, nil, ScopeAll, "ann", "storm")
+	report, err := RequestHalt(ctx, w.paths, nil, ScopeAll, "ann", "storm", event.HaltStop)
 	if err != nil || report.Engine || !report.File || report.Control || len(report.Warnings) != 1 {
 		t.Fatalf("halting: %+v, %v", report, err)
 	}
@@ -134,18 +143,18 @@ func TestHaltWithoutEngine(t *testing.T) {
 	// lifts its own halt as well.
 	elsewhere := w.paths
 	elsewhere.HaltFile, elsewhere.Socket = filepath.Join(t.TempDir(), "halt"), filepath.Join(t.TempDir(), "none")
-	if _, err := RequestHalt(ctx, elsewhere, w.connect, "account:paper", "eve", "far away"); err != nil {
+	if _, err := RequestHalt(ctx, elsewhere, w.connect, "account:paper", "eve", "far away", event.HaltStop); err != nil {
 		t.Fatal(err)
 	}
-	w.until("control is followed", func() bool { return r.role.board.halted("paper", venue, symbol) != "" })
+	w.until("control is followed", func() bool { return r.role.board.blocked("paper", venue, symbol, true) != "" })
 	w.trades(false)
-	if _, err := RequestHalt(ctx, w.paths, w.connect, "symbol:BTCUSDT", "ann", "here too"); err != nil {
+	if _, err := RequestHalt(ctx, w.paths, w.connect, "symbol:BTCUSDT", "ann", "here too", event.HaltStop); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := RequestResume(ctx, elsewhere, w.connect, ScopeAll, "eve", "all clear"); err != nil {
 		t.Fatal(err)
 	}
-	w.until("control is followed", func() bool { return r.role.board.halted("paper", venue, symbol) == "" })
+	w.until("control is followed", func() bool { return r.role.board.blocked("paper", venue, symbol, true) == "" })
 	if _, err := os.Stat(w.paths.HaltFile); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the halt file is still there: %v", err)
 	}
@@ -196,43 +205,203 @@ func TestUnreadableControl(t *testing.T) {
 	r.drain()
 }
 
-// TestHaltWaitsForSends: once a halt has returned nothing is sent any more, and
-// what was being sent has been.
-func TestHaltWaitsForSends(t *testing.T) {
+// testBoard is a board whose control comes back at once.
+func testBoard(t *testing.T) *board {
 	b := newBoard(filepath.Join(t.TempDir(), "halt"), component.Discard(), prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}))
-	b.publish = func(context.Context, *event.Control) error { return errors.New("no Kafka") }
-	sending, release, halted := make(chan struct{}), make(chan struct{}), make(chan HaltReport)
-	go b.send("a", "v", "s", func() { close(sending); <-release })
-	<-sending
+	log := make(chan *event.Control, 16)
+	t.Cleanup(func() { close(log) })
 	go func() {
-		r, err := b.halt(context.Background(), ScopeAll, "ann", "drill")
-		if err != nil {
-			t.Error(err)
+		for c := range log {
+			b.apply(bus.Record{Value: event.Marshal(c)}, true)
 		}
-		halted <- r
 	}()
-	select {
-	case <-halted:
-		t.Error("the halt returned while an order was being sent")
-	case <-time.After(20 * time.Millisecond):
+	b.publish = func(_ context.Context, c *event.Control) error {
+		log <- c
+		return nil
+	}
+	return b
+}
+
+func (b *board) testHalt(level event.HaltLevel) (HaltReport, error) {
+	return b.halt(context.Background(), haltRequest{scope: ScopeAll, who: "ann", why: "drill", level: level, whence: "engine"})
+}
+
+// TestHaltDoesNotWaitForSends: a halt returns while a broker hangs, says that an order
+// is on its way, and lets no other begin.
+func TestHaltDoesNotWaitForSends(t *testing.T) {
+	b := testBoard(t)
+	b.publish = func(context.Context, *event.Control) error { return errors.New("no Kafka") }
+	sending, release, sent := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		b.send("a", "v", "s", false, func() { close(sending); <-release })
+		close(sent)
+	}()
+	<-sending
+	r, err := b.testHalt(event.HaltStop) // the send hangs until after it
+	if err != nil || r.InFlight != 1 || r.Control || !r.File || len(r.Warnings) != 1 {
+		t.Errorf("halt without Kafka: %+v, %v", r, err)
+	}
+	for _, reduces := range []bool{false, true} {
+		if why := b.send("a", "v", "s", reduces, func() { t.Error("sent after the halt") }); !strings.Contains(why, "drill") {
+			t.Errorf("not sent because of %q", why)
+		}
 	}
 	close(release)
-	r := <-halted
-	if r.Control || !r.File || len(r.Warnings) != 1 {
-		t.Errorf("halt without Kafka: %+v", r)
-	}
-	if why := b.send("a", "v", "s", func() { t.Error("sent after the halt") }); !strings.Contains(why, "drill") {
-		t.Errorf("not sent because of %q", why)
-	}
+	<-sent
 	// Without control there is no resume.
-	if _, err := b.resume(context.Background(), ScopeAll, "ann", "over"); err == nil || b.halted("a", "v", "s") == "" {
+	if _, err := b.resume(context.Background(), ScopeAll, "ann", "over", "engine"); err == nil || b.blocked("a", "v", "s", true) == "" {
 		t.Errorf("resumed without control: %v", err)
 	}
 	// A resume that is older than the halt does not lift it.
 	late := controlRecord(event.ControlResume, Halt{Scope: ScopeAll, Who: "bob", Why: "yesterday", Time: 1})
 	b.apply(bus.Record{Value: event.Marshal(late)}, true)
-	if b.halted("a", "v", "s") == "" {
+	if b.blocked("a", "v", "s", true) == "" {
 		t.Error("an old resume lifted a newer halt")
+	}
+}
+
+// TestHaltAgainstSends: of many sends and a halt at the same time, only those that the
+// halt counts may end after it has returned, and none begins.
+func TestHaltAgainstSends(t *testing.T) {
+	for range 200 {
+		b := testBoard(t)
+		var halted atomic.Bool
+		var sent, late atomic.Int64
+		var sends sync.WaitGroup
+		for range 4 {
+			sends.Go(func() {
+				for b.send("a", "v", "s", false, func() {
+					sent.Add(1)
+					runtime.Gosched()
+					if halted.Load() {
+						late.Add(1)
+					}
+				}) == "" {
+				}
+			})
+		}
+		for sent.Load() == 0 {
+			runtime.Gosched()
+		}
+		r, err := b.testHalt(event.HaltReduce)
+		halted.Store(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sends.Wait() // each ends at the first send that is refused
+		if n := late.Load(); n > int64(r.InFlight) {
+			t.Fatalf("%d orders were being sent after the halt had returned, which counted %d", n, r.InFlight)
+		}
+	}
+}
+
+// TestHaltLevels: reduce lets reducing orders pass and does not weaken a stop.
+func TestHaltLevels(t *testing.T) {
+	b := testBoard(t)
+	want := func(entry, reducing bool) {
+		t.Helper()
+		if got := b.blocked("a", "v", "s", false) == ""; got != entry {
+			t.Errorf("an entry passes: %v, want %v", got, entry)
+		}
+		if got := b.blocked("a", "v", "s", true) == ""; got != reducing {
+			t.Errorf("what reduces passes: %v, want %v", got, reducing)
+		}
+	}
+	want(true, true)
+	for _, step := range []struct {
+		level    event.HaltLevel
+		reducing bool
+	}{{event.HaltReduce, true}, {event.HaltStop, false}, {event.HaltReduce, false}} {
+		if _, err := b.testHalt(step.level); err != nil {
+			t.Fatal(err)
+		}
+		want(false, step.reducing)
+	}
+	if r, err := b.resume(context.Background(), ScopeAll, "ann", "over", "engine"); err != nil || len(r.Halts) != 0 {
+		t.Errorf("resuming: %+v, %v", r, err)
+	}
+	want(true, true)
+	if _, err := b.testHalt(event.HaltUnset); err != nil { // of a former build
+		t.Fatal(err)
+	}
+	want(false, false)
+}
+
+// TestResumeKeepsALaterHalt: halts and resumes that overlap end as the log has them, in
+// the latch and the file as well.
+func TestResumeKeepsALaterHalt(t *testing.T) {
+	b := testBoard(t)
+	var log []*event.Control // the order that control has
+	b.publish = func(_ context.Context, c *event.Control) error {
+		log = append(log, c)
+		if c.Kind == event.ControlResume { // somebody halts after the resume was written
+			later := controlRecord(event.ControlHalt, Halt{Scope: ScopeAll, Who: "eve", Why: "again", Time: c.Time + 1, Level: event.HaltStop})
+			b.setLatch(Halt{Scope: ScopeAll, Who: "eve", Why: "again", Time: c.Time + 1, Level: event.HaltStop})
+			if err := b.file.add(Halt{Scope: ScopeAll, Who: "eve", Why: "again", Time: c.Time + 1}); err != nil {
+				return err
+			}
+			log = append(log, later)
+		}
+		records := log
+		log = nil
+		go func() {
+			for _, c := range records {
+				b.apply(bus.Record{Value: event.Marshal(c)}, true)
+			}
+		}()
+		return nil
+	}
+	if _, err := b.testHalt(event.HaltStop); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.resume(context.Background(), ScopeAll, "bob", "over", "engine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := b.blocked("a", "v", "s", true); !strings.Contains(why, "again") {
+		t.Errorf("the later halt was wiped: %q, %+v", why, r)
+	}
+	if halts, err := b.file.read(); err != nil || len(halts) != 1 || halts[ScopeAll].Who != "eve" {
+		t.Errorf("the file: %+v, %v", halts, err)
+	}
+}
+
+// TestHaltOnAFullDisk: the reserve holds a halt when nothing more can be written.
+func TestHaltOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("autohedge-halt", dir, "tmpfs", 0, "size=128k"); err != nil {
+		if os.Getenv("CI") != "" && os.Getuid() == 0 {
+			t.Fatal(err)
+		}
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	f := haltFile(filepath.Join(dir, "run", "halt"))
+	if err := f.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = filler.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := filler.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.add(Halt{Scope: ScopeAll, Who: "ann", Why: "the disk is full", Time: 1, Level: event.HaltReduce}); err != nil {
+		t.Fatal(err)
+	}
+	if halts, err := f.read(); err != nil || halts[ScopeAll].Why != "the disk is full" {
+		t.Errorf("after a restart: %+v, %v", halts, err)
 	}
 }
 
@@ -241,14 +410,14 @@ func TestLongSocketPath(t *testing.T) {
 	w := newWorld(t)
 	w.paths.Socket = filepath.Join(filepath.Dir(w.paths.Socket), strings.Repeat("x", 100), "execution.sock")
 	r := w.startWithQuote()
-	if s, err := RequestHalt(t.Context(), w.paths, w.connect, ScopeAll, "ann", "drill"); err != nil || s.Engine || !s.Control {
+	if s, err := RequestHalt(t.Context(), w.paths, w.connect, ScopeAll, "ann", "drill", event.HaltStop); err != nil || s.Engine || !s.Control {
 		t.Fatalf("halting: %+v, %v", s, err)
 	}
 	w.trades(false)
 	if s, err := RequestResume(t.Context(), w.paths, w.connect, ScopeAll, "ann", "drill"); err != nil || s.Engine {
 		t.Fatalf("resuming: %+v, %v", s, err)
 	}
-	w.until("control is followed", func() bool { return r.role.board.halted("paper", venue, symbol) == "" })
+	w.until("control is followed", func() bool { return r.role.board.blocked("paper", venue, symbol, true) == "" })
 	w.trades(true)
 	r.drain()
 }

@@ -105,8 +105,24 @@ func (f haltFile) clear(scope string, at int64) error {
 	return syncDir(filepath.Dir(string(f)))
 }
 
-// write replaces the file whole: written aside, synced, renamed, the folder
-// synced.
+// reserveBytes is the size of the reserve: a few hundred halts.
+const reserveBytes = 64 << 10
+
+// reserve is a file whose blocks are taken beforehand, so that a halt can be written
+// when the disk is full.
+func (f haltFile) reserve() string { return string(f) + ".reserve" }
+
+// prepare makes the reserve if there is none of full size.
+func (f haltFile) prepare() error {
+	if info, err := os.Stat(f.reserve()); err == nil && info.Size() == reserveBytes {
+		return nil
+	}
+	return f.replace(f.reserve(), make([]byte, reserveBytes))
+}
+
+// write replaces the file whole. Where there is no room for that it writes into the
+// reserve and makes that the file; a reserve cut short on the way is not readable, and
+// so halts everything.
 func (f haltFile) write(s haltSet) error {
 	var c haltFileContent
 	for _, h := range s {
@@ -118,18 +134,49 @@ func (f haltFile) write(s haltSet) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(string(f))
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	text = append(text, '\n')
+	if err = f.replace(string(f), text); err == nil {
+		return nil
+	}
+	if rerr := f.spend(text); rerr != nil {
+		return errors.Join(err, fmt.Errorf("writing into the reserve: %w", rerr))
+	}
+	return nil
+}
+
+// spend turns the reserve into the file. It writes over blocks that are there already.
+func (f haltFile) spend(text []byte) error {
+	r, err := os.OpenFile(f.reserve(), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = r.Write(text)
+	if err == nil {
+		err = errors.Join(r.Truncate(int64(len(text))), r.Sync())
+	}
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.reserve(), string(f)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(string(f)))
+}
+
+// replace writes a file whole: aside, synced, renamed, the folder synced.
+func (f haltFile) replace(path string, text []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	tmp, err := os.CreateTemp(dir, ".halt-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(append(text, '\n'))
+	_, err = tmp.Write(text)
 	err = errors.Join(err, tmp.Sync(), tmp.Close())
 	if err == nil {
-		err = os.Rename(tmp.Name(), string(f))
+		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))

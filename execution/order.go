@@ -47,8 +47,12 @@ func refused(d *event.Decision, brokerName string, r *risk.Rejection, now int64,
 
 func begin(d *event.Decision, brokerName string, now int64, epoch uint32, from event.Lineage) event.OrderEvent {
 	id := event.ClientOrderID(d.ID, 0)
+	leg := event.LegEntry
+	if d.Action == event.ActionFlat {
+		leg = event.LegFlatten
+	}
 	return event.OrderEvent{
-		ID: event.OrderEventID(id, 0), ClientOrderID: id, Broker: brokerName, DecisionID: d.ID, SignalID: d.SignalID,
+		ID: event.OrderEventID(id, 0), Leg: leg, ClientOrderID: id, Broker: brokerName, DecisionID: d.ID, SignalID: d.SignalID,
 		Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol, Side: d.Side, Type: d.Type, TIF: d.TIF,
 		Qty: d.Qty.Decimal, LimitPrice: d.LimitPrice, Time: now, SignalTime: d.SignalTime, RefPrice: d.RefPrice, Epoch: epoch, Lineage: from,
 	}

@@ -27,7 +27,10 @@ type working struct {
 	sentAt       time.Time
 	askedAt      time.Time
 	missingSince time.Time // since when the broker says it does not know it
-	canceling    bool
+	// canceling says that a cancel after a halt is on its way to the broker, under mu;
+	// canceledAt is when the last one began.
+	canceling  bool
+	canceledAt time.Time
 }
 
 // owner holds the accounts of one partition: their orders, fills and positions,
@@ -41,6 +44,10 @@ type owner struct {
 	// slots bounds the decisions in flight; fail ends the owner.
 	slots chan struct{}
 	fail  func(error)
+	// cancels are the withdrawals after a halt that are on their way, at most
+	// haltCancels at once.
+	cancels     sync.WaitGroup
+	cancelSlots chan struct{}
 
 	// settling is held by whoever carries a broker's word into the logs, also
 	// while it waits for acknowledgements. It comes before mu.
@@ -66,7 +73,7 @@ type owner struct {
 // opens the accounts' brokers and asks them about every order that is not done.
 func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (*owner, error) {
 	o := &owner{
-		role: r, partition: partition, slots: make(chan struct{}, inFlight), fail: fail, accounts: make(map[string]*account),
+		role: r, partition: partition, slots: make(chan struct{}, inFlight), cancelSlots: make(chan struct{}, haltCancels), fail: fail, accounts: make(map[string]*account),
 		open: make(map[string]*working), unknown: make(map[string]struct{}), doubts: make(map[string]*doubt), contradictions: make(map[string]string),
 	}
 	if err := r.patiently(ctx, partition, func() (err error) {
@@ -231,6 +238,7 @@ func (o *owner) at() stamp { return stamp{now: o.now(), epoch: o.epoch} }
 
 // close releases the producer and the brokers.
 func (o *owner) close() {
+	o.cancels.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
 	defer cancel()
 	if err := o.producer.Close(ctx); err != nil {
@@ -435,7 +443,7 @@ func (o *owner) tick(ctx context.Context, machine time.Time) error {
 				}
 			}
 		default:
-			o.cancelHalted(ctx, w)
+			o.cancelHalted(ctx, w, machine)
 		}
 	}
 	if err := o.pursue(ctx, machine); err != nil {
@@ -451,23 +459,39 @@ func (o *owner) tick(ctx context.Context, machine time.Time) error {
 	return nil
 }
 
-// cancelHalted withdraws a working order that a halt covers.
-func (o *owner) cancelHalted(ctx context.Context, w *working) {
-	if w.canceling {
+// haltCancels bounds the withdrawals after a halt that a partition has on their way.
+const haltCancels = 16
+
+// cancelHalted withdraws a working order that a halt covers, beside everything else:
+// no order waits for another's broker. It is tried again until the broker says that the
+// order is done.
+func (o *owner) cancelHalted(ctx context.Context, w *working, machine time.Time) {
+	o.mu.Lock()
+	busy, last, id := w.canceling || machine.Sub(w.canceledAt) < o.role.cfg.QueryInterval, w.last, w.id()
+	o.mu.Unlock()
+	acc := o.accounts[last.Account]
+	if busy || acc == nil || acc.broker.refused() != nil || o.role.board.blocked(last.Account, last.Venue, last.Symbol, last.Leg == event.LegFlatten) == "" {
 		return
 	}
-	why := o.role.board.halted(w.last.Account, w.last.Venue, w.last.Symbol)
-	acc := o.accounts[w.last.Account]
-	if why == "" || acc == nil || acc.broker.refused() != nil {
-		return
+	select {
+	case o.cancelSlots <- struct{}{}:
+	default:
+		return // at a later tick
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.role.cfg.AckTimeout)
-	defer cancel()
-	if err := acc.broker.Cancel(ctx, w.id()); err != nil {
-		o.role.env.Log.Error("canceling an order after a halt, will be tried again", "order", w.id(), "err", err)
-		return
-	}
-	w.canceling = true
+	o.mu.Lock()
+	w.canceling, w.canceledAt = true, machine
+	o.mu.Unlock()
+	o.cancels.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.role.cfg.AckTimeout)
+		defer cancel()
+		if err := acc.broker.Cancel(ctx, id); err != nil {
+			o.role.env.Log.Error("canceling an order after a halt, will be tried again", "order", id, "err", err)
+		}
+		o.mu.Lock()
+		w.canceling = false
+		o.mu.Unlock()
+		<-o.cancelSlots
+	})
 }
 
 // markAll values every open position and records it.

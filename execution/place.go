@@ -104,7 +104,7 @@ func (o *owner) reach(s crashSite) error {
 // view is what the limits are checked against, at this moment; o.mu is held.
 func (o *owner) view(d *event.Decision, acc *account) risk.View {
 	v := risk.View{
-		Now: o.now(), Halted: o.role.board.halted(d.Account, d.Venue, d.Symbol),
+		Now: o.now(), Halted: o.role.board.blocked(d.Account, d.Venue, d.Symbol, true), ReduceOnly: o.role.board.blocked(d.Account, d.Venue, d.Symbol, false),
 		Orders: o.begun(d.ID), Instrument: o.role.market.instrument(d.Venue, d.Symbol),
 	}
 	if top, ok := o.role.market.last(d.Venue, d.Symbol); ok {

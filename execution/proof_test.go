@@ -175,7 +175,7 @@ func TestContradictionsHalt(t *testing.T) {
 			// The same is seen at the next start: it is not lifted by a restart, and said
 			// again after a resume.
 			r = w.start(s.through(time.Hour))
-			if _, err := r.role.board.resume(t.Context(), "account:paper", "test", "to see it again"); err != nil {
+			if _, err := r.role.board.resume(t.Context(), "account:paper", "test", "to see it again", "test"); err != nil {
 				t.Fatal(err)
 			}
 			r.drain()
@@ -300,7 +300,7 @@ func TestLogContradictsItself(t *testing.T) {
 		if why := w.halts(r); !strings.Contains(why, "0.01 at 50000") || !strings.Contains(why, "0.02 at 50000") {
 			t.Errorf("the reason is %q", why)
 		}
-		if _, err := r.role.board.resume(t.Context(), "account:paper", "test", "to see it again"); err != nil {
+		if _, err := r.role.board.resume(t.Context(), "account:paper", "test", "to see it again", "test"); err != nil {
 			t.Fatal(err)
 		}
 		r.drain()

@@ -23,24 +23,25 @@ type Paths struct {
 // means that Kafka cannot be reached.
 type Connect func(ctx context.Context) (*bus.Client, error)
 
-// RequestHalt stops all new orders of a scope: all, account:NAME, symbol:SYMBOL
-// or symbol:VENUE|SYMBOL. A running engine is told through its socket and has
-// stopped sending when this returns; otherwise the halt file is written, and
+// RequestHalt halts a scope: all, account:NAME, symbol:SYMBOL or symbol:VENUE|SYMBOL.
+// Level reduce stops entries, stop everything. A running engine is told through its
+// socket and begins no send that the halt covers once this returns; otherwise the halt file is written, and
 // control where Kafka can be reached, so that an engine that starts later, or
 // runs elsewhere, is halted.
-func RequestHalt(ctx context.Context, paths Paths, connect Connect, scope, who, why string) (HaltReport, error) {
+func RequestHalt(ctx context.Context, paths Paths, connect Connect, scope, who, why string, level event.HaltLevel) (HaltReport, error) {
 	if err := checkRequest(scope, who, why); err != nil {
 		return HaltReport{}, err
 	}
-	r, err := ask(ctx, paths.Socket, socketRequest{Op: "halt", Scope: scope, Who: who, Why: why})
-	if err == nil {
-		return r, nil
+	r, err := ask(ctx, paths.Socket, socketRequest{Op: "halt", Scope: scope, Who: who, Why: why, Level: level})
+	var refused *engineError
+	if err == nil || errors.As(err, &refused) {
+		return r, err
 	}
 	// An engine that does not answer reads the file before each order.
 	if !errors.Is(err, errNoEngine) {
 		r.Warnings = append(r.Warnings, err.Error())
 	}
-	h := Halt{Scope: scope, Who: who, Why: why, Time: time.Now().UnixNano()}
+	h := Halt{Scope: scope, Who: who, Why: why, Time: time.Now().UnixNano(), Level: level}
 	fileErr := haltFile(paths.HaltFile).add(h)
 	if fileErr == nil {
 		r.File = true
@@ -97,7 +98,7 @@ func HaltStatus(ctx context.Context, paths Paths, connect Connect) (HaltReport, 
 	}
 	inFile, err := haltFile(paths.HaltFile).read()
 	if err != nil {
-		inFile = haltSet{ScopeAll: {Scope: ScopeAll, Who: "engine", Why: err.Error()}}
+		inFile = haltSet{ScopeAll: {Scope: ScopeAll, Who: "engine", Why: err.Error(), Time: time.Now().UnixNano()}}
 	}
 	r = HaltReport{File: true, Halts: inFile.list("file")}
 	inControl := haltSet{}

@@ -77,7 +77,7 @@ func (o *owner) send(ctx context.Context, acc *account, out *outgoing) error {
 		reason, detail = o.begin(out)
 	}
 	if reason == "" {
-		if halted := o.role.board.send(w.last.Account, w.last.Venue, w.last.Symbol, func() {
+		if halted := o.role.board.send(w.last.Account, w.last.Venue, w.last.Symbol, out.reducing, func() {
 			// Losing the partition must not cut a request in two.
 			sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.role.cfg.AckTimeout)
 			defer cancel()

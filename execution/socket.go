@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 // socketRequest and socketAnswer are one line of JSON each.
@@ -22,6 +24,8 @@ type socketRequest struct {
 	Scope string `json:"scope,omitempty"`
 	Who   string `json:"who,omitempty"`
 	Why   string `json:"why,omitempty"`
+	// Level is that of a halt.
+	Level event.HaltLevel `json:"level,omitempty"`
 }
 
 type socketAnswer struct {
@@ -54,7 +58,7 @@ func listenSocket(path string, b *board) (*socketServer, error) {
 		return nil, errors.Join(fmt.Errorf("listening on %s: %w", path, errSocketTaken), c.Close())
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	// The socket is made in a folder that nobody else can enter and moved once
@@ -106,11 +110,11 @@ func (s *socketServer) answer(ctx context.Context, c net.Conn) {
 	if err == nil {
 		switch req.Op {
 		case "halt":
-			a.HaltReport, err = s.board.halt(ctx, req.Scope, req.Who, req.Why)
+			a.HaltReport, err = s.board.halt(ctx, haltRequest{scope: req.Scope, who: req.Who, why: req.Why, level: req.Level, whence: "socket"})
 		case "resume":
-			a.HaltReport, err = s.board.resume(ctx, req.Scope, req.Who, req.Why)
+			a.HaltReport, err = s.board.resume(ctx, req.Scope, req.Who, req.Why, "socket")
 		case "status":
-			a.HaltReport = HaltReport{Engine: true, Halts: s.board.list()}
+			a.HaltReport = HaltReport{Engine: true, Halts: s.board.list(), InFlight: int(s.board.inFlight.Load())}
 		default:
 			err = fmt.Errorf("unknown operation %q: want halt, resume or status", req.Op)
 		}
@@ -137,6 +141,11 @@ func (s *socketServer) close() error {
 	s.conns.Wait()
 	return err
 }
+
+// engineError is what a running engine answered: it heard the request and refuses it.
+type engineError struct{ text string }
+
+func (e *engineError) Error() string { return e.text }
 
 // errNoEngine means that no engine answers on the socket.
 var errNoEngine = errors.New("no engine answers on the socket")
@@ -175,7 +184,7 @@ func ask(ctx context.Context, path string, req socketRequest) (HaltReport, error
 		return HaltReport{}, fmt.Errorf("reading the engine's answer: %w", err)
 	}
 	if a.Error != "" {
-		return a.HaltReport, errors.New(a.Error)
+		return a.HaltReport, &engineError{a.Error}
 	}
 	return a.HaltReport, nil
 }

@@ -32,9 +32,9 @@ func TestStandbyOnOneFolder(t *testing.T) {
 	w.seesQuote(second)
 	trades()
 	halted := func(r *running) func() bool {
-		return func() bool { return r.role.board.halted("paper", venue, symbol) != "" }
+		return func() bool { return r.role.board.blocked("paper", venue, symbol, true) != "" }
 	}
-	if _, err := RequestHalt(t.Context(), w.paths, w.connect, ScopeAll, "test", "through the first"); err != nil {
+	if _, err := RequestHalt(t.Context(), w.paths, w.connect, ScopeAll, "test", "through the first", event.HaltStop); err != nil {
 		t.Fatal(err)
 	}
 	if !halted(first)() || !halted(second)() { // the second by the file, at once

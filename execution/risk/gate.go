@@ -55,8 +55,11 @@ type Quote struct {
 // moment of the check.
 type View struct {
 	Now int64 // session time, Unix nanoseconds
-	// Halted is why the kill switch is on for this order; empty when it is off.
+	// Halted is why the kill switch refuses every order; empty when it does not.
 	Halted string
+	// ReduceOnly is why the kill switch refuses every order that does more than reduce
+	// the account's position; empty when it does not.
+	ReduceOnly string
 	// Orders counts the orders that the decision has in the order log.
 	Orders int
 	// Unknown is the client order id of an order of the account whose outcome is
@@ -122,7 +125,7 @@ type check struct {
 func (g *Gate) Check(d *event.Decision, v View) (Order, *Rejection) {
 	c := &check{Gate: g, d: d, v: v, qty: d.Qty.Decimal}
 	for _, limit := range []func() *Rejection{
-		c.malformed, c.killSwitch, c.children, c.closing, c.unknownOrder, c.instrument, c.allowed, c.expired, c.quote, c.steps,
+		c.malformed, c.killSwitch, c.children, c.closing, c.unknownOrder, c.reduceOnly, c.instrument, c.allowed, c.expired, c.quote, c.steps,
 		c.orderSize, c.collar, c.drift, c.position, c.dailyLoss, c.rate,
 	} {
 		if r := limit(); r != nil {
@@ -178,11 +181,20 @@ func (c *check) malformed() *Rejection {
 
 func sane(d event.Decimal) bool { return d.Sign() > 0 && d.Cmp(absurd) < 0 }
 
-// killSwitch refuses every order, also one that would reduce: after a halt
-// nothing is sent.
+// killSwitch refuses every order after a halt of level stop, also one that would
+// reduce.
 func (c *check) killSwitch() *Rejection {
 	if c.v.Halted != "" {
 		return refuse(KillSwitch, "halted: %s", c.v.Halted)
+	}
+	return nil
+}
+
+// reduceOnly refuses after a halt of level reduce what does more than reduce the
+// account's position; reducing is known by now.
+func (c *check) reduceOnly() *Rejection {
+	if c.v.ReduceOnly != "" && !c.reducing {
+		return refuse(KillSwitch, "halted, and the order does more than reduce a position: %s", c.v.ReduceOnly)
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ func TestLimits(t *testing.T) {
 			v.Quote.Ask = dec("50001.1")
 		}, Malformed, []string{"0.020000000000000001", "50001.1"}},
 		{"halted", func(_ *event.Decision, v *View, _ *Gate) { v.Halted = "all by ann: drill" }, KillSwitch, []string{"ann", "drill"}},
+		{"entry while only reducing is allowed", func(_ *event.Decision, v *View, _ *Gate) { v.ReduceOnly = "all by ann: drill" }, KillSwitch, []string{"ann", "drill"}},
 		{"halted and reducing", func(d *event.Decision, v *View, _ *Gate) {
 			v.Halted, v.Position = "all by ann: drill", dec("-1")
 		}, KillSwitch, nil},

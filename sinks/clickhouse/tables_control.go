@@ -13,6 +13,7 @@ type controlRows struct {
 	lineage
 	id, hash              ids
 	kind                  enums[event.ControlKind]
+	level                 enums[event.HaltLevel]
 	scope, who, why, body strs
 	time                  times
 }
@@ -20,7 +21,7 @@ type controlRows struct {
 func (r *controlRows) columns() []named {
 	return r.with(
 		named{"event_id", &r.id}, named{"kind", &r.kind}, named{"scope", &r.scope}, named{"who", &r.who}, named{"why", &r.why}, named{"time", &r.time},
-		named{"hash", &r.hash}, named{"body", &r.body})
+		named{"hash", &r.hash}, named{"body", &r.body}, named{"level", &r.level})
 }
 
 func (r *controlRows) add(p *place, c *event.Control) {
@@ -32,6 +33,7 @@ func (r *controlRows) add(p *place, c *event.Control) {
 	r.time.Append(c.Time)
 	r.hash.add(c.Hash)
 	r.body.AppendBytes(c.Body)
+	r.level.add(c.Level)
 	r.lineage.add(p)
 }
 

@@ -246,6 +246,7 @@ type orderRows struct {
 	side                                             enums[event.Side]
 	typ                                              enums[event.OrderType]
 	tif                                              enums[event.TimeInForce]
+	leg                                              enums[event.Leg]
 	qty, filledQty, filledNotional, refPrice         decimals
 	limitPrice, claimedQty                           nullDecimals
 	time, signalTime                                 times
@@ -260,7 +261,7 @@ func (r *orderRows) columns() []named {
 		named{"qty", &r.qty}, named{"limit_price", &r.limitPrice}, named{"filled_qty", &r.filledQty}, named{"filled_notional", &r.filledNotional},
 		named{"claimed_qty", &r.claimedQty},
 		named{"reason", &r.reason}, named{"detail", &r.detail}, named{"time", &r.time}, named{"broker_time", &r.brokerTime}, named{"signal_time", &r.signalTime},
-		named{"ref_price", &r.refPrice}, named{"epoch", &r.epoch})...)
+		named{"ref_price", &r.refPrice}, named{"epoch", &r.epoch}, named{"leg", &r.leg})...)
 }
 
 func (r *orderRows) add(p *place, o *event.OrderEvent) {
@@ -291,6 +292,7 @@ func (r *orderRows) add(p *place, o *event.OrderEvent) {
 	r.signalTime.Append(o.SignalTime)
 	r.refPrice.add(o.RefPrice)
 	r.epoch.Append(o.Epoch)
+	r.leg.add(o.Leg)
 	r.source.add(o.Lineage)
 	r.lineage.add(p)
 }

@@ -14,6 +14,8 @@ type Control struct {
 	// form.
 	Hash ID     `json:"hash,omitzero"`
 	Body []byte `json:"body,omitempty"`
+	// Level is that of a halt.
+	Level HaltLevel `json:"level,omitempty"`
 }
 
 // Dead is a record that could not be used, with the reason.

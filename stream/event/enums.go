@@ -172,6 +172,30 @@ const (
 
 var controlKindNames = []string{"unknown", "halt", "resume", "limits", "rules"}
 
+// HaltLevel is how much a halt stops.
+type HaltLevel uint8
+
+// Halt levels. An unset one is of a build that had one level, which stopped everything.
+const (
+	HaltUnset  HaltLevel = iota
+	HaltReduce           // entries are refused, what only reduces passes
+	HaltStop             // nothing is sent
+)
+
+var haltLevelNames = []string{"unset", "reduce", "stop"}
+
+// Leg is the part that an order has in a trade.
+type Leg uint8
+
+// Legs. Orders of builds that did not write it have none.
+const (
+	LegUnset   Leg = iota
+	LegEntry       // opens or adds to a position
+	LegFlatten     // closes one because a decision says flat
+)
+
+var legNames = []string{"unset", "entry", "flatten"}
+
 // Outcome is how a model call ended.
 type Outcome uint8
 
@@ -313,6 +337,36 @@ func (c ControlKind) MarshalText() ([]byte, error) { return []byte(c.String()), 
 // UnmarshalText reads the name.
 func (c *ControlKind) UnmarshalText(text []byte) (err error) {
 	*(*uint8)(c), err = parseName("control kind", controlKindNames, text)
+	return err
+}
+
+// Says is the level in words.
+func (h HaltLevel) Says() string {
+	if h == HaltReduce {
+		return "reducing still passes"
+	}
+	return "nothing is sent"
+}
+
+func (h HaltLevel) String() string { return name(haltLevelNames, uint8(h)) }
+
+// MarshalText writes the name.
+func (h HaltLevel) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads the name.
+func (h *HaltLevel) UnmarshalText(text []byte) (err error) {
+	*(*uint8)(h), err = parseName("halt level", haltLevelNames, text)
+	return err
+}
+
+func (l Leg) String() string { return name(legNames, uint8(l)) }
+
+// MarshalText writes the name.
+func (l Leg) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads the name.
+func (l *Leg) UnmarshalText(text []byte) (err error) {
+	*(*uint8)(l), err = parseName("leg", legNames, text)
 	return err
 }
 

@@ -188,6 +188,8 @@ type OrderEvent struct {
 	// ClaimedQty is the cumulative quantity that the broker says was filled, where
 	// that is more than its fills prove (FilledQty); else absent.
 	ClaimedQty NullDecimal `json:"claimed_qty"`
+	// Leg is the part that the order has in a trade.
+	Leg Leg `json:"leg,omitempty"`
 }
 
 // Fill is one execution of an order at the broker.

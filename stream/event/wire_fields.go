@@ -223,6 +223,7 @@ func (o *OrderEvent) fields(c *coder) {
 	c.decimal(25, &o.RefPrice)
 	c.uint32(26, &o.Epoch)
 	c.message(27, o.Lineage.fields)
+	enum(c, 28, &o.Leg, legNames)
 	c.nullDecimal(40, &o.ClaimedQty)
 }
 
@@ -287,6 +288,7 @@ func (m *Control) fields(c *coder) {
 	c.time(6, &m.Time)
 	c.id(7, &m.Hash)
 	c.bytes(8, &m.Body)
+	enum(c, 9, &m.Level, haltLevelNames)
 }
 
 // EventType returns TypeDead.

@@ -5,26 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/autohedge/autohedge/execution"
 	"github.com/autohedge/autohedge/stream/bus"
+	"github.com/autohedge/autohedge/stream/event"
 )
 
 func (t *tool) haltCommand() *cobra.Command {
 	var scope, who, why string
-	var status bool
+	var status, stop bool
 	c := &cobra.Command{
 		Use: "halt", Short: "Stop all new risk at once", GroupID: "run", Args: args(cobra.NoArgs),
-		Long: `halt stops all new orders of a scope: everything, one account or one symbol. A
-running engine is told through its socket and has stopped sending when this
-returns. Without one the halt file is written, and the control topic where Kafka
+		Long: `halt refuses new entries of a scope, everything, one account or one symbol, and
+withdraws those that work; what only reduces a position still passes. With --stop
+nothing is sent at all, and the answer lists the positions that are left without
+protection. An engine halts by itself, where it has to, as without --stop.
+
+A running engine is told through its socket and begins no send that the halt
+covers once this returns. The answer says how many orders were on their way to
+their brokers at that moment: they are withdrawn as soon as they are known.
+Without an engine the halt file is written, and the control topic where Kafka
 runs, so that an engine that starts later is halted. A restart never resumes:
 only "autohedge resume" does.`,
 		Example: `  autohedge halt --why "prices look wrong"
-  autohedge halt --scope symbol:BTCUSDT --why "listing change"
+  autohedge halt --stop --why "the broker repeats orders"
+  autohedge halt --scope symbol:BTC-USDT --why "listing change"
   autohedge halt --status`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return t.switchKill(cmd.Context(), func(ctx context.Context, p execution.Paths, connect execution.Connect) (execution.HaltReport, error) {
@@ -34,15 +43,20 @@ only "autohedge resume" does.`,
 				case why == "":
 					return execution.HaltReport{}, withCode(exitUsage, errors.New("why? say it with --why \"...\": it is recorded"))
 				}
-				if err := execution.CheckScope(scope); err != nil {
+				if err := t.checkScope(scope); err != nil {
 					return execution.HaltReport{}, withCode(exitUsage, err)
 				}
-				return execution.RequestHalt(ctx, p, connect, scope, whoever(who), why)
+				level := event.HaltReduce
+				if stop {
+					level = event.HaltStop
+				}
+				return execution.RequestHalt(ctx, p, connect, scope, whoever(who), why, level)
 			})
 		},
 	}
 	switchFlags(c, &scope, &who, &why)
 	c.Flags().BoolVar(&status, "status", false, "only show what is halted")
+	c.Flags().BoolVar(&stop, "stop", false, "send nothing, not even what reduces a position")
 	return c
 }
 
@@ -102,19 +116,56 @@ func (t *tool) switchKill(ctx context.Context, request func(context.Context, exe
 	paths := execution.Paths{PaperDir: f.Paper(), HaltFile: f.Halt(), Socket: f.Socket()}
 	report, err := request(ctx, paths, func(ctx context.Context) (*bus.Client, error) { return t.connectKafka(ctx, "") })
 	for _, w := range report.Warnings {
-		fmt.Fprintln(t.err, "warning:", w)
+		fmt.Fprintln(t.err, "warning:", printable(w))
 	}
 	if err != nil {
 		return err
 	}
 	if t.output == "json" {
+		if report.Halts == nil {
+			report.Halts = []execution.Halt{}
+		}
 		return t.json(report)
 	}
 	if len(report.Halts) == 0 {
 		fmt.Fprintln(t.out, "nothing is halted")
 	}
 	for _, h := range report.Halts {
-		fmt.Fprintf(t.out, "halted: %s (since %s, %s)\n", h, time.Unix(0, h.Time).UTC().Format(time.RFC3339), h.Source)
+		since := "unknown since when"
+		if h.Time > 0 {
+			since = "since " + time.Unix(0, h.Time).UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(t.out, "halted: %s (%s, %s, %s)\n", printable(h.String()), h.Level.Says(), since, h.Source)
+	}
+	if report.InFlight > 0 {
+		fmt.Fprintf(t.out, "orders on their way to their brokers: %d\n", report.InFlight)
+	}
+	for _, p := range report.Unprotected {
+		fmt.Fprintln(t.out, "left without protection:", printable(p))
 	}
 	return nil
+}
+
+// checkScope refuses a scope that makes no sense, and an account that is not configured;
+// which symbols there are only a running engine knows.
+func (t *tool) checkScope(scope string) error {
+	if err := execution.CheckScope(scope); err != nil {
+		return err
+	}
+	account, ok := strings.CutPrefix(scope, "account:")
+	if !ok {
+		return nil
+	}
+	cfg, err := t.loadConfig()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, a := range cfg.Execution.Accounts {
+		if strings.EqualFold(a.Name, account) {
+			return nil
+		}
+		names = append(names, a.Name)
+	}
+	return fmt.Errorf("there is no account %q; there is %s", account, strings.Join(names, ", "))
 }

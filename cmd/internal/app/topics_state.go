@@ -332,7 +332,7 @@ func (s *stateTool) beginLives(ctx context.Context, d *decision, topics []string
 		// First the halt: should this end in between, nothing is traded on half of it.
 		why := fmt.Sprintf("%s %s: compare the positions with the broker's (%s)", strings.Join(topics, ", "), verb, d.why)
 		paths := execution.Paths{PaperDir: s.folder.Paper(), HaltFile: s.folder.Halt(), Socket: s.folder.Socket()}
-		if _, err := execution.RequestHalt(ctx, paths, nil, execution.ScopeAll, whoever(d.who), why); err != nil {
+		if _, err := execution.RequestHalt(ctx, paths, nil, execution.ScopeAll, whoever(d.who), why, event.HaltStop); err != nil {
 			return err
 		}
 		report.Halted = true
