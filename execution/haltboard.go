@@ -324,9 +324,14 @@ func (b *board) apply(rec bus.Record, running bool) {
 	if applied != nil {
 		close(applied)
 	}
-	if !own && running {
-		b.env.Log.Warn(map[event.ControlKind]string{event.ControlHalt: "halted", event.ControlResume: "resumed"}[c.Kind],
-			"scope", c.Scope, "level", c.Level.String(), "who", c.Who, "whence", where, "why", c.Why)
+	if own || !running {
+		return
+	}
+	say := []any{"scope", c.Scope, "level", c.Level.String(), "who", c.Who, "whence", where, "why", c.Why}
+	if c.Kind == event.ControlHalt {
+		b.env.Log.Warn("halted", say...)
+	} else {
+		b.env.Log.Warn("resumed", say...)
 	}
 }
 

@@ -18,8 +18,12 @@ type Config struct {
 	InsertTimeout time.Duration `yaml:"insert_timeout" doc:"how long one insert may take before it is made again under the same token"`
 	TrimInterval  time.Duration `yaml:"trim_interval" doc:"how often what has landed and nobody needs is trimmed from topic md; 0s never trims"`
 	TrimAfter     time.Duration `yaml:"trim_after" doc:"how old a record of md is at least when it is trimmed; a feed that starts reads the last id of each symbol from what is left"`
+	TrimBytes     int64         `yaml:"trim_bytes" doc:"bytes of md beyond which younger records are trimmed too; 0 is 384 MiB on the embedded broker, whose log is read at each start, and no bound on another; -1 sets none"`
 	MaxRefused    int           `yaml:"max_refused" doc:"rows of one block that the database may refuse before landing stops with an error instead of writing more dead letters"`
 }
+
+// EmbeddedTrimBytes is TrimBytes on the embedded broker unless configured.
+const EmbeddedTrimBytes = 384 << 20
 
 // DefaultConfig returns the defaults. An insert costs the engine 12 to 30 ms,
 // about as much as 10,000 rows do, so batches are large (storage.md 1.6); what
@@ -33,8 +37,8 @@ func DefaultConfig() Config {
 		MaxBytes:      256 << 20,
 		MaxInserts:    4,
 		InsertTimeout: 30 * time.Second,
-		TrimInterval:  time.Minute,
-		TrimAfter:     time.Hour,
+		TrimInterval:  15 * time.Second,
+		TrimAfter:     10 * time.Minute,
 		MaxRefused:    100,
 	}
 }
@@ -70,6 +74,9 @@ func (c *Config) Validate() component.Problems {
 	}
 	if c.TrimAfter < 0 {
 		p.Addf("trim_after", "is %s; want 0s or more", c.TrimAfter)
+	}
+	if c.TrimBytes != 0 && c.TrimBytes != -1 && c.TrimBytes < 64<<20 {
+		p.Addf("trim_bytes", "is %d; want 67108864 (64 MiB) or more, 0 for the default or -1 for no bound", c.TrimBytes)
 	}
 	if c.MaxRefused < 0 {
 		p.Addf("max_refused", "is %d; want 0 or more", c.MaxRefused)

@@ -24,7 +24,8 @@ type SnapshotFloor func(ctx context.Context, partition int32) (offset int64, ok 
 // TrimBehind makes the role trim md (design.md 4.9): of each partition that it
 // owns, what has landed, what every group has read, what lies before the snapshots
 // that floor names, less the window that readers read back for second copies, and
-// what is older than Config.TrimAfter. It is called before Run.
+// what is older than Config.TrimAfter or beyond Config.TrimBytes. It is called before
+// Run.
 func (r *Role) TrimBehind(floor SnapshotFloor) { r.floor = floor }
 
 // trim trims until ctx ends.
@@ -40,8 +41,9 @@ func (r *Role) trim(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		share := r.excess(ctx)
 		for n := range r.client.Partitions(event.TopicMarket) {
-			if err := r.trimOne(ctx, n, trimStep); err != nil && ctx.Err() == nil {
+			if err := r.trimOne(ctx, n, trimStep, share); err != nil && ctx.Err() == nil {
 				r.metrics.errors.Inc()
 				if !errors.Is(err, context.DeadlineExceeded) {
 					r.env.Log.Warn("trimming md, will be tried again", "partition", n, "err", err)
@@ -51,8 +53,30 @@ func (r *Role) trim(ctx context.Context) {
 	}
 }
 
-// trimOne trims one partition if it is owned and there are step records to trim.
-func (r *Role) trimOne(ctx context.Context, partition int32, step int64) error {
+// excess is the share of md that is beyond Config.TrimBytes, and a quarter more, so that
+// the next trim is some time away.
+func (r *Role) excess(ctx context.Context) float64 {
+	if r.cfg.TrimBytes <= 0 {
+		return 0
+	}
+	use, err := r.client.DiskUse(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.metrics.errors.Inc()
+			r.env.Log.Warn("asking how large md is, will be tried again", "err", err)
+		}
+		return 0
+	}
+	bytes, ok := use.Topic(event.TopicMarket)
+	if !ok || bytes <= r.cfg.TrimBytes {
+		return 0
+	}
+	return 1 - 0.75*float64(r.cfg.TrimBytes)/float64(bytes)
+}
+
+// trimOne trims one partition if it is owned and there are step records to trim. Of the
+// share of its records that is excess also the young ones go.
+func (r *Role) trimOne(ctx context.Context, partition int32, step int64, excess float64) error {
 	r.mu.Lock()
 	p := r.owned[place{event.TopicMarket, partition}]
 	r.mu.Unlock()
@@ -79,6 +103,9 @@ func (r *Role) trimOne(ctx context.Context, partition int32, step int64) error {
 	young, err := r.client.OffsetAt(ctx, event.TopicMarket, partition, r.env.Clock.Now().Add(-r.cfg.TrimAfter))
 	if err != nil {
 		return err
+	}
+	if excess > 0 {
+		young = max(young, start+int64(excess*float64(bounds[partition].End-start)))
 	}
 	upTo = min(upTo, read, saved-copyWindow, young)
 	if upTo < start+step {

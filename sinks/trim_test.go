@@ -24,7 +24,7 @@ func TestTrims(t *testing.T) {
 	w.flush()
 	part := w.client.Partition(event.TopicMarket, []byte("binance|ONE"))
 
-	saved, known := int64(0), false
+	saved, known, excess := int64(0), false, 0.0
 	r := w.start(cfg, store, nil)
 	r.TrimBehind(func(context.Context, int32) (int64, bool, error) { return saved, known, nil })
 	waitFor(t, "everything to land", func() bool {
@@ -44,7 +44,7 @@ func TestTrims(t *testing.T) {
 	trim := func(want int64, why string) {
 		t.Helper()
 		for p := range w.client.Partitions(event.TopicMarket) {
-			if err := r.trimOne(t.Context(), p, 100); err != nil {
+			if err := r.trimOne(t.Context(), p, 100, excess); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -59,6 +59,13 @@ func TestTrims(t *testing.T) {
 	trim(1000, "up to the snapshot less the window")
 	r.cfg.TrimAfter, saved = time.Hour, n
 	trim(1000, "all is too young")
+	excess = 0.02
+	trim(1000+(n-1000)/50, "too young, but beyond the bytes")
+	trim(1000+(n-1000)/50+(n-1000-(n-1000)/50)/50, "and again")
+	excess = 0.9
+	saved = copyWindow + 4500
+	trim(4500, "beyond the bytes, but not behind the snapshot")
+	excess, saved = 0, n
 	r.cfg.TrimAfter = 0
 	// Another group lags.
 	lag := w.client.NewConsumer(bus.ConsumerConfig{Role: "signals", Topics: []string{event.TopicMarket}}, component.Discard())
@@ -67,13 +74,13 @@ func TestTrims(t *testing.T) {
 	}
 	if err := lag.Run(t.Context(), func(_ context.Context, a *bus.Assignment) error {
 		a.Ready()
-		a.Commit(copyWindow + 3000)
+		a.Commit(copyWindow + 6000)
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	trim(3000, "up to what the slowest group has read")
-	trim(3000, "again")
+	trim(6000, "up to what the slowest group has read")
+	trim(6000, "again")
 	r.drain(t)
 
 	for range 50 {

@@ -25,7 +25,7 @@ type Config struct {
 	Partitions     int              `yaml:"partitions" doc:"partitions of every keyed topic, fixed once the topics exist; 0 takes as many as they have, and 12 for new ones"`
 	Replication    int              `yaml:"replication" doc:"replicas of every topic; 0 takes 3, or as many as there are brokers"`
 	Retention      time.Duration    `yaml:"retention" doc:"how long records are kept, well above what any reader may lag"`
-	RetentionBytes int64            `yaml:"retention_bytes" doc:"bytes kept of each partition; -1 sets no bound"`
+	RetentionBytes int64            `yaml:"retention_bytes" doc:"bytes kept of each partition; -1 sets no bound; embedded.kafka_max_bytes bounds all of the embedded broker's together"`
 	Compression    string           `yaml:"compression" doc:"none, gzip, snappy, lz4 or zstd"`
 	SASL           string           `yaml:"sasl" doc:"none, plain, scram-sha-256 or scram-sha-512"`
 	User           string           `yaml:"user" doc:"SASL user; without brokers one who may also log in at the embedded broker"`

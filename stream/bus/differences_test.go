@@ -47,8 +47,9 @@ func TestDifferenceTrimmedThenKilled(t *testing.T) {
 		}
 		return
 	}
-	if got[0] != (Bounds{0, 100}) {
-		t.Errorf("trimmed records: %+v, want them back", got[0])
+	// The start is written down every few seconds.
+	if got[0] != (Bounds{0, 100}) && got[0] != (Bounds{60, 100}) {
+		t.Errorf("trimmed records: %+v, want them back, or not", got[0])
 	}
 }
 

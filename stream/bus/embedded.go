@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +36,12 @@ type EmbeddedConfig struct {
 	// OpenReads lets connections without a login read the topics, but the private ones.
 	OpenReads bool
 
-	free func(dir string) (int64, error) // freeOn where it is nil
+	// MaxLogBytes bounds the log: beyond it the oldest records go, read or not, but of
+	// topics that a state is rebuilt from. 0 is DefaultLogBytes.
+	MaxLogBytes int64
+
+	free   func(dir string) (int64, error) // freeOn where it is nil
+	memory func() (available, total int64) // systemMemory where it is nil
 }
 
 // Embedded is a running embedded broker: one node, no replication, no fsync by
@@ -82,6 +89,7 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		// A restarted member is not held up by its dead predecessor for long.
 		kfake.GroupMinSessionTimeout(time.Second),
 	}
+	var cost loadCost
 	if cfg.Dir != "" {
 		if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
 			_ = ln.Close()
@@ -91,7 +99,22 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 			_ = ln.Close()
 			return nil, fmt.Errorf("starting the embedded Kafka: undoing an interrupted compaction in %s: %w", cfg.Dir, err)
 		}
-		opts = append(opts, kfake.DataDir(cfg.Dir), kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": kfakeNever}))
+		memory := cfg.memory
+		if memory == nil {
+			memory = systemMemory
+		}
+		cost, err = prepareLog(cfg.Dir, log)
+		if err == nil {
+			available, _ := memory()
+			err = cost.check(cfg.Dir, available)
+		}
+		if err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("starting the embedded Kafka: %w", err)
+		}
+		opts = append(opts, kfake.DataDir(cfg.Dir), kfake.BrokerConfigs(map[string]string{
+			"log.cleaner.backoff.ms": kfakeNever, "log.segment.bytes": strconv.Itoa(embeddedSegment),
+		}))
 	}
 	if len(cfg.Logins) > 0 {
 		access, err := accessOptions(cfg)
@@ -139,6 +162,11 @@ func startEmbedded(ctx context.Context, cfg EmbeddedConfig, env component.Env, e
 		var stopped sync.WaitGroup
 		c := &compactor{dir: cfg.Dir, cluster: cluster, guard: guard, log: log}
 		stopped.Go(func() { c.run(compacting, cmp.Or(cfg.CompactEvery, compactEvery)) })
+		keeper := &logKeeper{dir: cfg.Dir, cluster: cluster, max: cmp.Or(cfg.MaxLogBytes, DefaultLogBytes()), log: log}
+		stopped.Go(func() { keeper.run(compacting) })
+		if cost.bytes > embeddedSegment {
+			debug.FreeOSMemory() // what the log was read into
+		}
 		e.stop = func() { stop(); stopped.Wait() }
 	}
 	return e, nil

@@ -40,7 +40,7 @@ func TestHaltAcrossRestarts(t *testing.T) {
 	if s := status(); len(s.Halts) != 0 || !s.Engine {
 		t.Errorf("before any halt: %+v", s)
 	}
-	r := decode[haltReport](t, succeed(t, "halt", "--data", data, "--who", "ann", "--why", "drill", "-o", "json"))
+	r := decode[haltReport](t, succeed(t, "halt", "--stop", "--data", data, "--who", "ann", "--why", "drill", "-o", "json"))
 	halted := time.Now().UnixNano() // nothing is sent once halt has returned
 	if !r.Engine || !r.File || !r.Control || len(r.Halts) == 0 || r.Halts[0].Who != "ann" || r.Halts[0].Why != "drill" || len(r.Warnings) > 0 {
 		t.Errorf("halt: %+v", r)
@@ -50,7 +50,7 @@ func TestHaltAcrossRestarts(t *testing.T) {
 	p.clean()
 
 	// Nothing runs: the file says so.
-	if out := succeed(t, "halt", "--status", "--data", data); !strings.Contains(out, "halted: all by ann: drill (since 20") || !strings.Contains(out, "Z, file)") {
+	if out := succeed(t, "halt", "--status", "--data", data); !strings.Contains(out, "halted: all by ann: drill (nothing is sent, since 20") || !strings.Contains(out, "Z, file)") {
 		t.Errorf("status without an engine: %s", out)
 	}
 	if _, stderr, code := run(t, "resume", "--data", data, "--why", "nobody is there"); code == 0 || !strings.Contains(stderr, "neither a running engine nor control can be reached") {

@@ -265,7 +265,7 @@ func TestProcessStandby(t *testing.T) {
 	for _, account := range d.accounts { // each is handed over, or kept
 		d.trades(account)
 	}
-	first.signal(syscall.SIGSTOP)
+	first.pause()
 	for range 5 {
 		d.round()
 	}
@@ -330,7 +330,7 @@ func TestProcessTwoHosts(t *testing.T) {
 	}
 
 	// The first is stopped for longer than its membership lasts.
-	a.signal(syscall.SIGSTOP)
+	a.pause()
 	for range 10 {
 		d.round()
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (e *engine) startKafka(ctx context.Context) error {
 		return err
 	}
 	cfg := bus.EmbeddedConfig{
-		Dir: e.folder.Kafka(), Partitions: e.cfg.Kafka.Partitions, OpenReads: e.cfg.Embedded.OpenReads,
+		Dir: e.folder.Kafka(), Partitions: e.cfg.Kafka.Partitions, OpenReads: e.cfg.Embedded.OpenReads, MaxLogBytes: e.maxLogBytes(),
 		Logins: []bus.Login{{User: bus.KeyUser, Password: component.NewSecret(key)}},
 	}
 	if e.cfg.Kafka.User != "" {
@@ -90,6 +91,11 @@ func (e *engine) startKafka(ctx context.Context) error {
 		return err
 	}
 	return e.folder.Announce("kafka", e.kafkaAnnouncement)
+}
+
+// maxLogBytes is what the embedded broker's log may take.
+func (e *engine) maxLogBytes() int64 {
+	return cmp.Or(e.cfg.Embedded.KafkaMaxBytes, bus.DefaultLogBytes())
 }
 
 // The files that let other people's clients log in, as their tools read them.

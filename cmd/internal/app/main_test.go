@@ -141,6 +141,19 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
+// pause stops the process, every thread of it, until SIGCONT.
+func (p *process) pause() {
+	p.t.Helper()
+	p.signal(syscall.SIGSTOP)
+	until(p.t, "the process stands still", func() bool {
+		out, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(p.cmd.Process.Pid)).Output()
+		if err != nil {
+			p.t.Fatalf("asking for the state of a process: %v", err)
+		}
+		return strings.HasPrefix(strings.TrimSpace(string(out)), "T")
+	})
+}
+
 // wait returns the exit code.
 func (p *process) wait() int {
 	p.t.Helper()

@@ -33,7 +33,11 @@ func roleTable() []roleSpec {
 			if e.cfg.ClickHouse.URL == "" {
 				store = &roomyStore{Store: store, dir: e.folder.Root(), free: capacity.Free, exec: e.store.Exec}
 			}
-			role, err := sinks.New(e.cfg.Sinks, e.client, store, e.env)
+			cfg := e.cfg.Sinks
+			if cfg.TrimBytes == 0 && len(e.cfg.Kafka.Brokers) == 0 {
+				cfg.TrimBytes = min(sinks.EmbeddedTrimBytes, e.maxLogBytes()/2)
+			}
+			role, err := sinks.New(cfg, e.client, store, e.env)
 			if err != nil {
 				return nil, err
 			}

@@ -98,7 +98,7 @@ func (t *tool) run(ctx context.Context, names []string) error {
 }
 
 func (t *tool) kafkaCommand() *cobra.Command {
-	return t.serverCommand("kafka", "Run the embedded Kafka alone",
+	c := t.serverCommand("kafka", "Run the embedded Kafka alone",
 		`kafka serves the data folder's embedded Kafka until Ctrl-C, for roles in several
 processes and for any Kafka client. It keeps what it acknowledged when it is
 killed, but has no replicas: for money at risk use Apache Kafka.`,
@@ -108,6 +108,9 @@ killed, but has no replicas: for money at risk use Apache Kafka.`,
 			}
 			return e.broker.Addr(), nil
 		})
+	c.Args = onlyCommands
+	c.AddCommand(t.kafkaTrimCommand())
+	return c
 }
 
 func (t *tool) clickhouseCommand() *cobra.Command {

@@ -45,7 +45,9 @@ type Config struct {
 type Embedded struct {
 	Kafka      string `yaml:"kafka" doc:"host:port; empty takes 127.0.0.1:9292, or a free port where that is busy"`
 	ClickHouse string `yaml:"clickhouse" doc:"host:port; empty takes 127.0.0.1:8223, or a free port where that is busy"`
-	OpenReads  bool   `yaml:"open_reads" doc:"whether every program of this machine may read topics and tables, journal, control and what copies them apart; false asks for the credentials of run/kafka.json and run/clickhouse.json, which only the data folder's owner can read"`
+	// KafkaMaxBytes is 0 where it follows from the memory.
+	KafkaMaxBytes int64 `yaml:"kafka_max_bytes" doc:"bytes of the embedded Kafka's log, beyond which the oldest records of md, signals, decisions and dead go, landed or not; a start reads all of it, about a second for each GiB, and keeps about a tenth of it in memory; 0 takes a quarter of the memory there is, at most 4 GiB"`
+	OpenReads     bool  `yaml:"open_reads" doc:"whether every program of this machine may read topics and tables, journal, control and what copies them apart; false asks for the credentials of run/kafka.json and run/clickhouse.json, which only the data folder's owner can read"`
 }
 
 // Validate reports all problems.
@@ -58,6 +60,9 @@ func (e *Embedded) Validate() component.Problems {
 		if err := obs.CheckAddress(a.value); err != nil {
 			p.Addf(a.path, "%v: want host:port, or nothing for the default", err)
 		}
+	}
+	if e.KafkaMaxBytes != 0 && e.KafkaMaxBytes < bus.MinLogBytes {
+		p.Addf("kafka_max_bytes", "is %d; want %d (256 MiB) or more, or 0 for what fits the memory", e.KafkaMaxBytes, int64(bus.MinLogBytes))
 	}
 	return p
 }
