@@ -275,6 +275,13 @@ func (c *FeedConfig) checkSymbols(p *component.Problems, info venue.Info) {
 	for i, s := range c.Symbols {
 		if s == "" || len(s) > 128 || !utf8.ValidString(s) {
 			p.Addf(fmt.Sprintf("symbols[%d]", i), "%q is no symbol: want 1 to 128 bytes", s)
+			continue
+		}
+		if info.Canonical == nil {
+			continue
+		}
+		if want := info.Canonical(s); s != want {
+			p.Addf(fmt.Sprintf("symbols[%d]", i), "is %q: %s writes it %q", s, c.Venue, want)
 		}
 	}
 }

@@ -265,24 +265,15 @@ func (c *conn) kind() *FrameCount {
 // The watchdog looks this often; a silence is noticed that much late at most.
 const watchEvery = 250 * time.Millisecond
 
-// A connection that has sent data is stalled when it is silent for stallGaps
-// times its mean gap between frames, measured over about rateSpan, and for
-// FeedConfig.Stall at least. A venue that sends now and then is only held to its
-// idle limit.
-const (
-	stallGaps = 100
-	rateSpan  = 10 * time.Second
-)
-
 // watch pings, and ends the connection when it is silent for too long.
 func (c *conn) watch() {
 	cfg, info := &c.feed.cfg, &c.feed.info
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	now := time.Now()
-	lastAny, lastData, lastPing := now, now, now
+	lastAny, lastPing := now, now
+	p := pace{least: cfg.Stall, stalls: int(c.line.stalls.Load())}
 	var data, control int64
-	rate := 0.0 // data frames a second, as of the last one
 	for {
 		select {
 		case <-c.stop:
@@ -290,10 +281,9 @@ func (c *conn) watch() {
 		case now = <-tick.C:
 		}
 		if n := c.data.Load(); n != data {
-			dt := now.Sub(lastData).Seconds()
-			rate += (float64(n-data)/dt - rate) * (1 - math.Exp(-dt/rateSpan.Seconds()))
-			data, lastData, lastAny = n, now, now
+			data, lastAny = n, now
 		}
+		p.look(data, now)
 		if n := c.control.Load(); n != control {
 			control, lastAny = n, now
 		}
@@ -301,26 +291,19 @@ func (c *conn) watch() {
 			c.end(whyIdle)
 			return
 		}
-		if limit := stallLimit(cfg.Stall, rate); limit > 0 && now.Sub(lastData) > limit {
+		switch {
+		case p.stalled(now):
+			c.line.stalls.Add(1)
 			c.end(whyStall)
 			return
+		case p.steady(now):
+			c.line.stalls.Store(0)
 		}
+		c.feed.lookForSilent(now)
 		if info.Ping > 0 && now.Sub(lastPing) >= info.Ping {
 			lastPing = now
 			// An error shows as a read error, or as silence.
 			_ = c.ws.WriteControl(websocket.PingMessage, nil, now.Add(time.Second))
 		}
 	}
-}
-
-// stallLimit is the longest silence at a rate; 0 is for ever.
-func stallLimit(least time.Duration, rate float64) time.Duration {
-	if least <= 0 || rate <= 0 {
-		return 0
-	}
-	gaps := stallGaps / rate
-	if gaps > time.Hour.Seconds() {
-		return 0
-	}
-	return max(least, time.Duration(gaps*float64(time.Second)))
 }

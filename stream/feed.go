@@ -88,6 +88,7 @@ type feed struct {
 	over       bool
 	dead       deadBudget
 	stats      feedStats
+	report     report
 }
 
 // symbol is what is known of one instrument; guarded by feed.mu.
@@ -96,6 +97,7 @@ type symbol struct {
 	partition int32
 	trades    event.Channel // the channel that makes its trades
 	announced bool          // its instrument was published when it was first seen
+	seen      bool          // a record of it came from this run
 	channels  []channelState
 }
 
@@ -228,6 +230,9 @@ func (f *feed) receive(c *conn, data []byte, recv int64) error {
 		return nil
 	}
 	fr := &c.frame
+	if fr.Control != venue.ControlError {
+		f.report.trouble = ""
+	}
 	published, reason := 0, fr.Ignored
 	for i := range fr.Items {
 		why, err := f.item(c, &fr.Items[i], recv)
@@ -245,10 +250,14 @@ func (f *feed) receive(c *conn, data []byte, recv int64) error {
 			return err
 		}
 	}
-	if published > 0 {
+	switch {
+	case published > 0:
 		kind.Published++
-	} else {
+	default:
 		kind.Ignored[reason]++
+		if reason == venue.ReasonNoMatch || reason == reasonOtherSymbol {
+			f.sayBad(reason, reason, data, recv)
+		}
 	}
 	switch {
 	case fr.Control == venue.ControlNone || f.cfg.Replay:
@@ -272,6 +281,7 @@ func (f *feed) item(c *conn, it *venue.Item, recv int64) (why string, err error)
 		}
 		s = f.addSymbol(it.Symbol, nil)
 	}
+	s.seen = true
 	if !s.announced && (f.cfg.Replay || f.anySymbol()) {
 		s.announced = true
 		f.insts.infer(f, string(it.Symbol), recv)

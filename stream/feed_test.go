@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -182,17 +183,45 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	}
 }
 
+// TestStallLimit: a pace is that of a connection beyond its first seconds, no shorter
+// than three times the longest gap, and doubles with each stall.
 func TestStallLimit(t *testing.T) {
-	for _, c := range []struct {
-		rate float64
-		want string
-	}{{0, "0s"}, {1000, "4s"}, {25, "4s"}, {2, "50s"}, {0.001, "0s"}} {
-		if got := stallLimit(4e9, c.rate); got.String() != c.want {
-			t.Errorf("at %v a second the limit is %s, want %s", c.rate, got, c.want)
-		}
+	start := time.Unix(1000, 0)
+	// each tells of n frames that came together, every so often, for so long.
+	type burst struct {
+		n              int64
+		every, lasting time.Duration
 	}
-	if got := stallLimit(-1, 1000); got != 0 {
-		t.Errorf("a negative one gives %s", got)
+	for name, c := range map[string]struct {
+		least  time.Duration
+		stalls int
+		bursts []burst
+		want   time.Duration
+	}{
+		"nothing came":                   {least: 4 * time.Second},
+		"busy":                           {4 * time.Second, 0, []burst{{250, 250 * time.Millisecond, time.Minute}}, 4 * time.Second},
+		"busy after two stalls":          {4 * time.Second, 2, []burst{{250, 250 * time.Millisecond, time.Minute}}, 16 * time.Second},
+		"an opening burst":               {4 * time.Second, 0, []burst{{500, 100 * time.Millisecond, time.Second}}, 0},
+		"an opening burst, then quiet":   {4 * time.Second, 0, []burst{{500, 100 * time.Millisecond, time.Second}, {1, 12 * time.Second, 2 * time.Minute}}, 1200 * time.Second},
+		"quiet, then a burst":            {4 * time.Second, 0, []burst{{1, 12 * time.Second, 2 * time.Minute}, {5000, 250 * time.Millisecond, time.Second}}, 36 * time.Second},
+		"now and then":                   {4 * time.Second, 0, []burst{{1, 100 * time.Second, time.Hour}}, 0},
+		"never given up":                 {-1, 0, []burst{{250, 250 * time.Millisecond, time.Minute}}, 0},
+		"busy, with a pause of 5 s once": {4 * time.Second, 0, []burst{{250, 250 * time.Millisecond, time.Minute}, {250, 5 * time.Second, 5 * time.Second}, {250, 250 * time.Millisecond, time.Minute}}, 15 * time.Second},
+	} {
+		p, now, frames := pace{least: c.least, stalls: c.stalls}, start, int64(0)
+		for _, b := range c.bursts {
+			for end := now.Add(b.lasting); now.Before(end); {
+				now, frames = now.Add(b.every), frames+b.n
+				p.look(frames, now)
+			}
+		}
+		got := p.limit()
+		if diff := got - c.want; diff < -c.want/10 || diff > c.want/10 {
+			t.Errorf("%s: the limit is %s, want %s", name, got, c.want)
+		}
+		if p.stalled(now.Add(got)) || got > 0 && !p.stalled(now.Add(got+time.Millisecond)) {
+			t.Errorf("%s: stalled at another time than after %s", name, got)
+		}
 	}
 }
 

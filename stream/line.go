@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -46,6 +47,8 @@ type line struct {
 	feed *feed
 	plan venue.Plan
 	wait *backoff.ExponentialBackOff
+	// stalls counts the connections in a row that ended as stalled.
+	stalls atomic.Int32
 }
 
 func newLine(f *feed, plan venue.Plan) *line {
@@ -92,6 +95,7 @@ func (l *line) connect(ctx context.Context) *conn {
 		}
 		wait := l.after(err)
 		l.feed.log.Warn("connecting again", "wait", wait.String(), "err", err)
+		l.feed.setTrouble(err)
 		if !pause(ctx, wait) {
 			return nil
 		}
@@ -207,6 +211,7 @@ func (l *line) succeed(ctx context.Context, c *conn, r *rotation) (next *conn, a
 	}
 	wait := l.wait.NextBackOff()
 	f.log.Warn("connection ended", "connection", c.number, "why", why, "wait", wait.String(), "err", c.err)
+	f.setTrouble(c.err)
 	return nil, pause(ctx, wait)
 }
 

@@ -52,6 +52,10 @@ func newFeedStats() feedStats {
 
 func (s *feedStats) kind(name string) *FrameCount {
 	k, ok := s.kinds[name]
+	if !ok && len(s.kinds) >= venue.MaxKinds { // venues name kinds as they like
+		name = "other"
+		k, ok = s.kinds[name]
+	}
 	if !ok {
 		k = &FrameCount{Ignored: map[string]uint64{}}
 		s.kinds[name] = k
@@ -244,6 +248,7 @@ func (f *feed) refuse(c *conn, data []byte, recv int64, err error) {
 		code = fe.Code
 	}
 	f.stats.refused[code]++
+	f.sayBad(code, err.Error(), data, recv)
 	if !f.dead.take(recv) {
 		f.stats.deadDropped++
 		return

@@ -117,7 +117,7 @@ func reconnects(t *testing.T, feed func(*server) FeedConfig, why string, first f
 		s.mu.Lock()
 		back = time.Now()
 		s.mu.Unlock()
-		send(ws, bnTrade(1000))
+		send(ws, bnTrade(100000))
 		s.drain(ws)
 	})
 	r := start(t, client, component.Discard(), feed(s))
@@ -147,7 +147,7 @@ func TestStallIsNoticed(t *testing.T) {
 		f.Stall = time.Second
 		return f
 	}, whyStall, func(s *server, ws *websocket.Conn) {
-		for i := range 600 {
+		for i := range 2500 { // beyond the first second, which sets no pace
 			send(ws, bnTrade(i+1))
 			time.Sleep(time.Millisecond) // the rate of a busy feed
 		}

@@ -39,6 +39,7 @@ func (binance) Info() Info {
 	return Info{
 		URL:        "wss://stream.binance.com:9443",
 		REST:       "https://api.binance.com",
+		Canonical:  strings.ToUpper,
 		Idle:       60 * time.Second, // three of the server's pings
 		Ping:       15 * time.Second,
 		Life:       23*time.Hour + 30*time.Minute,

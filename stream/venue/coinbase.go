@@ -30,6 +30,7 @@ func (coinbase) Info() Info {
 	return Info{
 		URL:        "wss://ws-feed.exchange.coinbase.com",
 		REST:       "https://api.exchange.coinbase.com",
+		Canonical:  strings.ToUpper,
 		Idle:       30 * time.Second, // our pings make two answers in that time
 		Ping:       10 * time.Second,
 		SendEvery:  20 * time.Millisecond, // 100 messages a second (A3.3)

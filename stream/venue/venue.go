@@ -1,10 +1,13 @@
 package venue
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -56,6 +59,9 @@ type Decoder interface {
 
 // Info is what a venue says of itself.
 type Info struct {
+	// Canonical writes a symbol as the venue writes it in its frames; nil where any
+	// text may be one.
+	Canonical func(symbol string) string
 	// URL and REST are the public production endpoints; empty where there is no
 	// such thing.
 	URL  string
@@ -254,13 +260,26 @@ func newKindTable(names ...string) kindTable {
 	return t
 }
 
+// maxKindName bounds the name of a kind, in bytes.
+const maxKindName = 40
+
 // of returns the kind of that name, adding it while there is room, and whether
-// it was given at the start.
+// it was given at the start. Names become labels of metrics, so that what is no
+// printable UTF-8 in them is replaced.
 func (t *kindTable) of(name []byte) (k Kind, known bool) {
-	if len(name) > 40 {
-		name = name[:40]
+	if len(name) > maxKindName {
+		name = name[:maxKindName]
 	}
 	k, ok := t.index[string(name)]
+	if !ok { // rare: a kind is new once, or written so that it is changed here each time
+		name = bytes.Map(func(r rune) rune {
+			if r == utf8.RuneError || !unicode.IsPrint(r) {
+				return '?'
+			}
+			return r
+		}, name)
+		k, ok = t.index[string(name)]
+	}
 	switch {
 	case ok:
 		return k, int(k) < t.known
