@@ -74,6 +74,7 @@ func (o *owner) judge(d *event.Decision, from event.Lineage, logged func()) (tak
 	if acc == nil {
 		return true, o.refuse(d, "", &risk.Rejection{Limit: risk.UnknownAccount, Detail: fmt.Sprintf("account %q is none of the %d that are configured", d.Account, len(o.role.accounts))}, from, logged)
 	}
+	o.role.market.advance(d.Time) // a session is as late as its decisions, whichever process made them
 	v := o.view(d, acc)
 	passed, rejection := acc.gate.Check(d, v)
 	if rejection != nil {

@@ -18,6 +18,7 @@ type Config struct {
 	MaxDriftBps         event.Decimal `yaml:"max_drift_bps" doc:"how far the price may have moved against the signal, in basis points; a signal may ask for less"`
 	MaxQuoteAge         time.Duration `yaml:"max_quote_age" doc:"an older quote is as good as none"`
 	MaxDecisionAge      time.Duration `yaml:"max_decision_age" doc:"an older decision is not acted on, whatever its deadline"`
+	MaxClockSkew        time.Duration `yaml:"max_clock_skew" doc:"how far the time of a quote or decision may lie ahead of the session's; what is further ahead is refused, less counts as new"`
 	MaxOrdersPerSecond  int           `yaml:"max_orders_per_second" doc:"orders sent in any second"`
 	MaxOrdersPerMinute  int           `yaml:"max_orders_per_minute" doc:"orders sent in any minute"`
 	MaxDailyLoss        event.Decimal `yaml:"max_daily_loss" doc:"loss since midnight UTC, in each quote currency, after which only reducing orders pass"`
@@ -37,6 +38,7 @@ func DefaultConfig() Config {
 		MaxDriftBps:         event.MustDecimal("50"),
 		MaxQuoteAge:         5 * time.Second,
 		MaxDecisionAge:      5 * time.Second,
+		MaxClockSkew:        250 * time.Millisecond,
 		MaxOrdersPerSecond:  10,
 		MaxOrdersPerMinute:  300,
 		MaxDailyLoss:        event.MustDecimal("500"),
@@ -81,7 +83,7 @@ func (c *Config) Validate() component.Problems {
 	for _, d := range []struct {
 		path  string
 		value time.Duration
-	}{{"max_quote_age", c.MaxQuoteAge}, {"max_decision_age", c.MaxDecisionAge}} {
+	}{{"max_quote_age", c.MaxQuoteAge}, {"max_decision_age", c.MaxDecisionAge}, {"max_clock_skew", c.MaxClockSkew}} {
 		if d.value <= 0 {
 			p.Addf(d.path, "is %s: want a duration above 0, such as 5s", d.value)
 		}

@@ -31,12 +31,13 @@ const (
 	MaxPosition       = "max_position"
 	DailyLoss         = "daily_loss"
 	OrderRate         = "order_rate"
+	ClockSkew         = "clock_skew"
 )
 
 // Limits lists every limit, in the order in which they are checked.
 func Limits() []string {
 	return []string{
-		Malformed, UnknownAccount, KillSwitch, Children, NothingToClose, UnknownOrder, UnknownInstrument, SymbolNotAllowed, Expired, QuoteMissing,
+		Malformed, UnknownAccount, KillSwitch, Children, NothingToClose, UnknownOrder, UnknownInstrument, SymbolNotAllowed, Expired, ClockSkew, QuoteMissing,
 		QuoteStale, MinQty, MinNotional, MaxOrderQty, MaxOrderNotional, Collar, Drifted, MaxPosition, DailyLoss, OrderRate,
 	}
 }
@@ -266,6 +267,9 @@ func (c *check) expired() *Rejection {
 	if late := c.v.Now - c.d.Deadline; late > 0 {
 		return refuse(Expired, "%s past the deadline, at most 0s is allowed", time.Duration(late))
 	}
+	if ahead := time.Duration(c.d.Time - c.v.Now); ahead > c.cfg.MaxClockSkew {
+		return refuse(ClockSkew, "the decision's time is %s ahead, at most %s is allowed: compare the clocks of the machines", ahead, c.cfg.MaxClockSkew)
+	}
 	if age := time.Duration(c.v.Now - c.d.Time); age > c.cfg.MaxDecisionAge {
 		return refuse(Expired, "decision is %s old, at most %s is allowed", age, c.cfg.MaxDecisionAge)
 	}
@@ -280,6 +284,9 @@ func (c *check) quote() *Rejection {
 	}
 	if q.Bid.Cmp(q.Ask) > 0 {
 		return refuse(QuoteMissing, "the last quote is crossed: bid %s above ask %s", q.Bid, q.Ask)
+	}
+	if ahead := time.Duration(q.RecvTime - c.v.Now); ahead > c.cfg.MaxClockSkew {
+		return refuse(ClockSkew, "the last quote's time is %s ahead, at most %s is allowed: compare the clocks of the machines", ahead, c.cfg.MaxClockSkew)
 	}
 	if age := time.Duration(c.v.Now - q.RecvTime); age > c.cfg.MaxQuoteAge {
 		return refuse(QuoteStale, "the last quote is %s old, at most %s is allowed", age, c.cfg.MaxQuoteAge)
@@ -321,11 +328,20 @@ func (c *check) steps() *Rejection {
 		}
 		c.o.LimitPrice, c.o.Price = event.Some(price), price
 	}
-	if c.notional, err = ledger.Mul(c.o.Price, qty); err != nil {
+	own, err := ledger.Mul(c.o.Price, qty)
+	if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
-	if in.MinNotional.Valid && c.notional.Cmp(in.MinNotional.Decimal) < 0 {
-		return refuse(MinNotional, "order is worth %s %s, at least %s is needed", c.notional, in.Quote, in.MinNotional)
+	if in.MinNotional.Valid && own.Cmp(in.MinNotional.Decimal) < 0 {
+		return refuse(MinNotional, "order is worth %s %s, at least %s is needed", own, in.Quote, in.MinNotional)
+	}
+	// The other limits take the dearer of limit price and touch: a sale far below the
+	// market is filled at the market.
+	c.notional = own
+	if c.touch().Cmp(c.o.Price) > 0 {
+		if c.notional, err = ledger.Mul(c.touch(), qty); err != nil {
+			return refuse(Malformed, "%v", err)
+		}
 	}
 	return nil
 }
@@ -348,7 +364,12 @@ func floorTo(v, step event.Decimal) (event.Decimal, error) {
 	return ledger.Trim(f), err
 }
 
+// orderSize bounds entries. What only reduces is bounded by the position: one that rose
+// beyond the limit can be closed.
 func (c *check) orderSize() *Rejection {
+	if c.reducing {
+		return nil
+	}
 	if c.o.Qty.Cmp(c.cfg.MaxOrderQty) > 0 {
 		return refuse(MaxOrderQty, "quantity is %s, at most %s is allowed", c.o.Qty, c.cfg.MaxOrderQty)
 	}
@@ -379,20 +400,28 @@ func (c *check) collar() *Rejection {
 	return nil
 }
 
-// drift looks at movement against the signal only: dearer for a buyer, cheaper
-// for a seller.
+// drift bounds how far an entry's price may have moved since the signal: by the drift
+// that is allowed against it, dearer for a buyer and cheaper for a seller, and by the
+// collar the other way, for a price that is far too good is a bad quote.
 func (c *check) drift() *Rejection {
+	if c.reducing {
+		return nil
+	}
 	limit := c.cfg.MaxDriftBps
 	if c.d.MaxDriftBps.Sign() > 0 && c.d.MaxDriftBps.Cmp(limit) < 0 {
 		limit = c.d.MaxDriftBps
 	}
 	now := c.touch()
-	if (c.d.Side == event.Buy) != (now.Cmp(c.d.RefPrice) > 0) {
-		return nil
+	better := (c.d.Side == event.Buy) != (now.Cmp(c.d.RefPrice) > 0)
+	if better && c.cfg.CollarBps.Cmp(limit) > 0 {
+		limit = c.cfg.CollarBps
 	}
 	apart, beyond, err := apartBps(now, c.d.RefPrice, limit)
 	if err != nil {
 		return refuse(Malformed, "%v", err)
+	}
+	if beyond && better {
+		return refuse(Collar, "the quote's price %s is %s bps better than the signal's %s, at most %s is believed", now, apart, c.d.RefPrice, limit)
 	}
 	if beyond {
 		return refuse(Drifted, "price went from %s to %s, %s bps against the signal, at most %s is allowed", c.d.RefPrice, now, apart, limit)
@@ -466,7 +495,11 @@ func (c *check) dailyLoss() *Rejection {
 	return nil
 }
 
+// rate bounds entries; what reduces is charged, and passes.
 func (c *check) rate() *Rejection {
+	if c.reducing {
+		return nil
+	}
 	for _, w := range []struct {
 		span time.Duration
 		max  int

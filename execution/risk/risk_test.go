@@ -106,7 +106,26 @@ func TestLimits(t *testing.T) {
 		{"limit in the collar", func(d *event.Decision, _ *View, _ *Gate) { limit(d, "49950") }, "", nil},
 		{"wide book", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.Bid = dec("49000") }, Collar, []string{"49000", "204.28"}},
 		{"drift", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("49900") }, Drifted, []string{"49900", "50001", "20.24", "20"}},
-		{"drift the good way", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("51000") }, "", nil},
+		{"drift the good way", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("50400") }, "", nil},
+		{"too good a price", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice = dec("51000") }, Collar, []string{"50001", "51000", "195.88", "100"}},
+		{"one bad quote", func(d *event.Decision, v *View, _ *Gate) {
+			v.Quote.Bid, v.Quote.Ask, d.Qty = dec("0.99"), dec("0.99"), event.Some(dec("2500"))
+		}, Collar, []string{"0.99"}},
+		{"moved away, reducing", func(d *event.Decision, v *View, _ *Gate) { d.RefPrice, v.Position = dec("40000"), dec("-1") }, "", nil},
+		{"notional, reducing", func(d *event.Decision, v *View, _ *Gate) { d.Qty, v.Position = event.Some(dec("0.06")), dec("-1") }, "", nil},
+		{"notional at the touch", func(d *event.Decision, v *View, _ *Gate) {
+			d.Action, d.Side, d.Qty = event.ActionShort, event.Sell, event.Some(dec("0.0601"))
+			d.Type, d.TIF, d.LimitPrice = event.Limit, event.GTC, event.Some(dec("49900"))
+		}, MaxOrderNotional, []string{"3004.9399", "3000"}},
+		{"decision of the future", func(d *event.Decision, _ *View, _ *Gate) { d.Time = now + 251e6 }, ClockSkew, []string{"251ms", "250ms"}},
+		{"decision slightly ahead", func(d *event.Decision, _ *View, _ *Gate) { d.Time = now + 250e6 }, "", nil},
+		{"quote of the future", func(_ *event.Decision, v *View, _ *Gate) { v.Quote.RecvTime = now + 251e6 }, ClockSkew, []string{"251ms", "250ms"}},
+		{"rate, reducing", func(_ *event.Decision, v *View, g *Gate) {
+			v.Position = dec("-1")
+			for range 300 {
+				g.Charge(now)
+			}
+		}, "", nil},
 		{"drift, account's limit", func(d *event.Decision, _ *View, _ *Gate) { d.RefPrice, d.MaxDriftBps = dec("49700"), dec("500") }, Drifted, []string{"60.56", "50"}},
 		{"position", func(_ *event.Decision, v *View, _ *Gate) { v.Position, v.WorkingBuy = dec("0.02"), dec("0.01") }, MaxPosition, []string{"0.05", "2500.05", "2500"}},
 		{"position, opposite orders do not help", func(_ *event.Decision, v *View, _ *Gate) { v.Position, v.WorkingSell = dec("0.03"), dec("1") }, MaxPosition, nil},
@@ -364,7 +383,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("an order limit beyond the position limit: %v", p)
 	}
 	bad := Config{}
-	if got := len(bad.Validate()); got != 10 {
+	if got := len(bad.Validate()); got != 11 {
 		t.Errorf("an empty config has %d problems: %v", got, bad.Validate())
 	}
 }
