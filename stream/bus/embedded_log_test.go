@@ -62,7 +62,7 @@ func TestEmbeddedBrokerStartsInLessMemoryThanItsLog(t *testing.T) {
 	dir := t.TempDir()
 	b := startChild(t, dir, "127.0.0.1:0")
 	c := connect(t, testConfig(b.addr))
-	const records, bytes = 1000, 256 << 10
+	const records, bytes = 2000, 256 << 10
 	bulk(t, c, 0, records, bytes)
 	ends, err := c.Offsets(t.Context(), event.TopicMarket)
 	if err != nil || ends[0].End != records {
@@ -71,7 +71,11 @@ func TestEmbeddedBrokerStartsInLessMemoryThanItsLog(t *testing.T) {
 	_ = c.Close()
 	b.kill()
 	again := startChild(t, dir, "127.0.0.1:0")
-	if peak := peakMemory(t, again.cmd.Process.Pid); peak > records*bytes/2 {
+	most := int64(records * bytes / 2)
+	if raced {
+		most *= 2 // its shadow memory is as large again
+	}
+	if peak := peakMemory(t, again.cmd.Process.Pid); peak > most {
 		t.Errorf("the start took %s for a log of %s", Size(peak), Size(records*bytes))
 	}
 	c = connect(t, testConfig(again.addr))
