@@ -56,10 +56,11 @@ const (
 	ChannelBookTicker         // Binance <symbol>@bookTicker
 	ChannelMatches            // Coinbase Exchange matches
 	ChannelTicker             // Coinbase Exchange ticker
-	ChannelJSON               // a feed described in the configuration
+	ChannelJSON               // trades of a feed described in the configuration
+	ChannelJSONQuote          // quotes of one
 )
 
-var channelNames = []string{"unknown", "trade", "aggTrade", "bookTicker", "matches", "ticker", "json"}
+var channelNames = []string{"unknown", "trade", "aggTrade", "bookTicker", "matches", "ticker", "json", "json.quote"}
 
 // CoverageKind says what is known of an interval of one channel.
 type CoverageKind uint8

@@ -58,10 +58,14 @@ const (
 	jsSide
 	jsID
 	jsSequence
+	jsBid
+	jsAsk
+	jsBidQty
+	jsAskQty
 	jsFields
 )
 
-var jsNames = [jsFields]string{"symbol", "price", "quantity", "time", "side", "id", "sequence"}
+var jsNames = [jsFields]string{"symbol", "price", "quantity", "time", "side", "id", "sequence", "bid", "ask", "bid_quantity", "ask_quantity"}
 
 // jsonNode is one step of the paths: where to go on by key or position, and what
 // to capture here.
@@ -123,7 +127,8 @@ func newJSONVenue(cfg JSON) *jsonVenue {
 		}
 		v.item.add(path, capture)
 	}
-	for i, path := range []string{cfg.Symbol, cfg.Price, cfg.Quantity, cfg.Time, cfg.Side, cfg.ID, cfg.Sequence} {
+	for i, path := range []string{cfg.Symbol, cfg.Price, cfg.Quantity, cfg.Time, cfg.Side, cfg.ID, cfg.Sequence,
+		cfg.Quote.Bid, cfg.Quote.Ask, cfg.Quote.BidQty, cfg.Quote.AskQty} {
 		put(path, i)
 	}
 	paths := make([]string, 0, len(cfg.Filter))
@@ -142,13 +147,20 @@ func newJSONVenue(cfg JSON) *jsonVenue {
 }
 
 func (v *jsonVenue) Info() Info {
+	var channels []ChannelSpec
+	if v.cfg.Price != "" {
+		channels = append(channels, ChannelSpec{Name: "json", Channel: event.ChannelJSON, IDs: v.ids, Trades: true, Default: true})
+	}
+	if v.cfg.Quote.there() {
+		channels = append(channels, ChannelSpec{Name: "json.quote", Channel: event.ChannelJSONQuote, Default: true})
+	}
 	return Info{
 		Idle:       v.cfg.Idle,
 		Ping:       max(v.cfg.Idle/4, time.Second),
 		SendEvery:  50 * time.Millisecond,
 		Dials:      60,
 		DialWindow: time.Minute,
-		Channels:   []ChannelSpec{{Name: "json", Channel: event.ChannelJSON, IDs: v.ids, Trades: true, Default: true}},
+		Channels:   channels,
 		AnySymbol:  true,
 	}
 }
@@ -279,11 +291,18 @@ func (d *jsonDecoder) element(recv int64, into *Frame) error {
 			return nil
 		}
 	}
-	if !d.has(jsPrice) || (d.v.cfg.Fixed == "" && !d.has(jsSymbol)) {
+	if d.v.cfg.Fixed == "" && !d.has(jsSymbol) {
 		return nil
 	}
-	if err := d.trade(recv, into.add()); err != nil {
-		return err
+	if d.has(jsBid) && d.has(jsAsk) {
+		if err := d.quote(recv, into.add()); err != nil {
+			return err
+		}
+	}
+	if d.has(jsPrice) {
+		if err := d.trade(recv, into.add()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -429,6 +448,46 @@ func (d *jsonDecoder) trade(recv int64, it *Item) error {
 	if d.has(jsID) {
 		return asError(d.id(t))
 	}
+	return nil
+}
+
+// quote makes the quote of an element; it has no id, so its place on the connection is one.
+func (d *jsonDecoder) quote(recv int64, it *Item) error {
+	it.Type = event.TypeQuote
+	q := &it.Quote
+	*q = event.Quote{Channel: event.ChannelJSONQuote, RecvTime: recv}
+	var err *FrameError
+	if it.Symbol, err = d.symbol(); err != nil {
+		return err
+	}
+	for _, f := range [...]struct {
+		field int
+		into  *event.Decimal
+	}{{jsBid, &q.Bid}, {jsAsk, &q.Ask}} {
+		if *f.into, err = d.s.decimal(&d.f[f.field], jsNames[f.field]); err != nil {
+			return err
+		}
+		if f.into.Sign() < 0 {
+			return badValue(jsNames[f.field], &d.f[f.field], "is below 0")
+		}
+	}
+	for _, f := range [...]struct {
+		field int
+		into  *event.NullDecimal
+	}{{jsBidQty, &q.BidQty}, {jsAskQty, &q.AskQty}} {
+		if !d.has(f.field) {
+			continue
+		}
+		f.into.Valid = true
+		if f.into.Decimal, err = d.s.decimal(&d.f[f.field], jsNames[f.field]); err != nil {
+			return err
+		}
+	}
+	at, err := d.time()
+	if err != nil {
+		return err
+	}
+	q.EventTime, q.TimeSource = eventTime(at, 0, recv)
 	return nil
 }
 

@@ -18,7 +18,7 @@ type JSON struct {
 	List      string            `yaml:"list" doc:"path to the array of trades; empty: the frame is one trade, or an array of them"`
 	Symbol    string            `yaml:"symbol" doc:"path to the symbol"`
 	Fixed     string            `yaml:"fixed_symbol" doc:"the symbol of every trade, where the feed does not send it"`
-	Price     string            `yaml:"price" doc:"path to the price, a number or a text"`
+	Price     string            `yaml:"price" doc:"path to the price of a trade, a number or a text; empty: the feed sends quotes alone"`
 	Quantity  string            `yaml:"quantity" doc:"path to the quantity; empty: the feed sends none"`
 	Time      string            `yaml:"time" doc:"path to the time of the trade; empty: the receive time"`
 	TimeUnit  string            `yaml:"time_unit" doc:"auto (default), rfc3339, s, ms, us or ns"`
@@ -27,9 +27,22 @@ type JSON struct {
 	ID        string            `yaml:"id" doc:"path to the trade's id; empty: the feed sends none"`
 	IDs       string            `yaml:"ids" doc:"what the ids promise: contiguous (each plus one), ordered (they grow; default) or absent (nothing)"`
 	Sequence  string            `yaml:"sequence" doc:"path to a sequence number"`
+	Quote     JSONQuote         `yaml:"quote" doc:"paths to the best bid and ask, where the feed sends them; without quotes nothing trades"`
 	Filter    map[string]string `yaml:"filter" doc:"path to text: elements in which the value at a path differs are ignored"`
 	Idle      time.Duration     `yaml:"idle" doc:"longest silence of a healthy connection, pings and pongs included; 0 takes 1m"`
 }
+
+// JSONQuote describes the quotes of a feed: an element that has bid and ask is one,
+// beside being a trade where it has a price as well.
+type JSONQuote struct {
+	Bid    string `yaml:"bid" doc:"path to the best bid, a number or a text"`
+	Ask    string `yaml:"ask" doc:"path to the best ask"`
+	BidQty string `yaml:"bid_quantity" doc:"path to the quantity at the bid; empty: the feed sends none"`
+	AskQty string `yaml:"ask_quantity" doc:"path to the quantity at the ask; empty: the feed sends none"`
+}
+
+// there reports whether the feed has quotes.
+func (q *JSONQuote) there() bool { return q.Bid != "" && q.Ask != "" }
 
 // DefaultJSON is the guide's stream: {"symbol": ..., "price": ...}.
 func DefaultJSON() JSON {
@@ -70,11 +83,18 @@ func (c *JSON) validate() component.Problems {
 	if len(c.Fixed) > maxSymbol {
 		p.Addf("fixed_symbol", "is longer than %d bytes", maxSymbol)
 	}
-	if c.Price == "" {
-		p.Addf("price", "is empty: want the path to the price")
+	if c.Price == "" && !c.Quote.there() {
+		p.Addf("price", "is empty: want the path to the price, or quote.bid and quote.ask")
+	}
+	if (c.Quote.Bid == "") != (c.Quote.Ask == "") {
+		p.Addf("quote", "has one of bid and ask: want both paths, or none")
+	}
+	if !c.Quote.there() && c.Quote.BidQty+c.Quote.AskQty != "" {
+		p.Addf("quote", "has quantities without bid and ask")
 	}
 	for _, f := range []struct{ name, path string }{{"list", c.List}, {"symbol", c.Symbol}, {"price", c.Price}, {"quantity", c.Quantity},
-		{"time", c.Time}, {"side", c.Side}, {"id", c.ID}, {"sequence", c.Sequence}} {
+		{"time", c.Time}, {"side", c.Side}, {"id", c.ID}, {"sequence", c.Sequence},
+		{"quote.bid", c.Quote.Bid}, {"quote.ask", c.Quote.Ask}, {"quote.bid_quantity", c.Quote.BidQty}, {"quote.ask_quantity", c.Quote.AskQty}} {
 		checkPath(&p, f.name, f.path)
 	}
 	if strings.HasPrefix(c.List, rootPrefix) {

@@ -118,7 +118,7 @@ var mistakes = []struct {
 	}},
 	{"json_feed", []string{
 		`:3:7: stream.feeds[0].json: is missing: it describes the feed`,
-		`:10:9: stream.feeds[1].json.price: is empty: want the path to the price`,
+		`:10:9: stream.feeds[1].json.price: is empty: want the path to the price, or quote.bid and quote.ask`,
 		`:10:17: stream.feeds[1].json.symbol: give either symbol, a path, or fixed_symbol, a text`,
 		`:10:17: stream.feeds[1].json.symbol: path "data..symbol" has an empty part`,
 		`:12:20: stream.feeds[1].json.time_unit: is "minutes": want auto, rfc3339, s, ms, us or ns`,
