@@ -117,7 +117,7 @@ func sampleEvents() []event.Message {
 	decision := event.Decision{
 		ID: event.HashStrings("decision"), SignalID: id, Arm: "champion", Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Lineage: lin, Desk: "deterministic",
 		Model: "m", Action: event.ActionLong, Reason: "ok", Rationale: "because\nit's so", Conviction: 4, Side: event.Buy, Qty: some("0.5"), Type: event.Limit, TIF: event.IOC,
-		LimitPrice: some("64000.01"), StopBps: 50, TargetBps: 100, RefPrice: d("64000"), Bid: some("63999"), Ask: some("64001"), SignalTime: testTime, Deadline: testTime + 1e9,
+		LimitPrice: some("64000.01"), StopBps: 50, TargetBps: 100, Horizon: 5e9, RefPrice: d("64000"), Bid: some("63999"), Ask: some("64001"), SignalTime: testTime, Deadline: testTime + 1e9,
 		MaxDriftBps: d("12.5"), StartedAt: testTime, Time: testTime + 5, InputTokens: 1, OutputTokens: 2,
 	}
 	return []event.Message{
@@ -136,7 +136,8 @@ func sampleEvents() []event.Message {
 		&decision,
 		&event.OrderEvent{ID: event.HashStrings("order"), ClientOrderID: "ah1", Seq: 2, State: event.OrderPartiallyFilled, Broker: "paper", BrokerOrderID: "b1", DecisionID: decision.ID, SignalID: id, Account: "paper",
 			Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", Side: event.Buy, Type: event.Limit, TIF: event.GTC, Qty: d("0.5"), LimitPrice: some("64000"), FilledQty: d("0.2"), FilledNotional: d("12800"),
-			Reason: "max_notional", Detail: "100 > 50", Time: testTime, BrokerTime: testTime + 1, SignalTime: testTime - 1, RefPrice: d("64000"), Epoch: 3, Lineage: lin},
+			Reason: "max_notional", Detail: "100 > 50", Time: testTime, BrokerTime: testTime + 1, SignalTime: testTime - 1, RefPrice: d("64000"), Epoch: 3, Lineage: lin,
+			Leg: event.LegTime, Attempt: 2, Cause: "5s after its first fill", Lot: "ah0", StopBps: 7, TargetBps: 8, Horizon: 9},
 		&event.Fill{ID: event.HashStrings("fill"), ExecID: "x1", ClientOrderID: "ah1", BrokerOrderID: "b1", Broker: "paper", DecisionID: decision.ID, Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT",
 			Side: event.Buy, Price: d("64000.01"), Qty: d("0.2"), Liquidity: event.Taker, Fee: d("12.8"), FeeCurrency: "USDT", FeeQuote: d("12.8"), QuoteID: "q", Time: testTime, Lineage: lin},
 		&event.Position{ID: event.HashStrings("position"), Account: "paper", Strategy: "s", Venue: "binance", Symbol: "BTCUSDT", QuoteCurrency: "USDT", Qty: d("0.2"), Cash: d("-12800.002"), Fees: d("12.8"),
@@ -178,8 +179,8 @@ func TestEveryTableHoldsItsEvents(t *testing.T) {
 		{"SELECT event_id, values, triggers, bid FROM signals WHERE rule = ''", event.HashStrings("bare").String() + " {} [] "},
 		{"SELECT role, model_returned, hex(request), response, status, outcome, error, input_tokens, cached_tokens, latency_ns, decision FROM journal WHERE kind = 'model_call'", "quant m-1 7B2261223A317D00FF no json 200 schema e 3 5 1000000000 "},
 		{"SELECT event_id = decision_id, desk, action, reason, roles, verdicts, details, JSONExtractString(decision, 'limit_price') FROM journal WHERE kind = 'verdict'", "1 deterministic long ok ['quant','risk'] ['support','approve'] ['{}',''] 64000.01"},
-		{"SELECT arm, desk, model, action, rationale, conviction, side, toString(qty), type, tif, toString(limit_price), stop_bps, target_bps, output_tokens FROM decisions", "champion deterministic m long because\nit's so 4 buy 0.5 limit ioc 64000.01 50 100 2"},
-		{"SELECT client_order_id, seq, state, broker_order_id, side, type, tif, toString(filled_qty), toString(filled_notional), reason, detail, toUnixTimestamp64Nano(assumeNotNull(broker_time)) - {t}, epoch FROM order_events", "ah1 2 partially_filled b1 buy limit gtc 0.2 12800 max_notional 100 > 50 1 3"},
+		{"SELECT arm, desk, model, action, rationale, conviction, side, toString(qty), type, tif, toString(limit_price), stop_bps, target_bps, horizon_ns, output_tokens FROM decisions", "champion deterministic m long because\nit's so 4 buy 0.5 limit ioc 64000.01 50 100 5000000000 2"},
+		{"SELECT client_order_id, seq, state, broker_order_id, side, type, tif, toString(filled_qty), toString(filled_notional), reason, detail, toUnixTimestamp64Nano(assumeNotNull(broker_time)) - {t}, epoch, leg, attempt, cause, lot, stop_bps, target_bps, horizon_ns FROM order_events", "ah1 2 partially_filled b1 buy limit gtc 0.2 12800 max_notional 100 > 50 1 3 time 2 5s after its first fill ah0 7 8 9"},
 		{"SELECT exec_id, side, toString(price), toString(qty), liquidity, toString(fee), fee_currency, toString(fee_quote), quote_id FROM fills", "x1 buy 64000.01 0.2 taker 12.8 USDT 12.8 q"},
 		{"SELECT quote_currency, toString(qty), toString(cash), toString(fees), toString(mark), mark_id, toString(total), fills, version FROM positions", "USDT 0.2 -12800.002 12.8 64010 m -10.802 1 2"},
 		{"SELECT kind, scope, who, why, body FROM control", "halt all ops drill b"},

@@ -186,6 +186,7 @@ type decisionRows struct {
 	stop, target, inputTokens, outputTokens                    proto.ColUInt32
 	refPrice, maxDrift                                         decimals
 	signalTime, deadline, startedAt, time                      times
+	horizon                                                    proto.ColInt64
 }
 
 func (r *decisionRows) columns() []named {
@@ -193,7 +194,7 @@ func (r *decisionRows) columns() []named {
 		named{"event_id", &r.id}, named{"signal_id", &r.signalID}, named{"arm", &r.arm}, named{"account", &r.account}, named{"strategy", &r.strategy},
 		named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"desk", &r.desk}, named{"model", &r.model}, named{"action", &r.action},
 		named{"reason", &r.reason}, named{"rationale", &r.rationale}, named{"conviction", &r.conviction}, named{"side", &r.side}, named{"qty", &r.qty},
-		named{"type", &r.typ}, named{"tif", &r.tif}, named{"limit_price", &r.limitPrice}, named{"stop_bps", &r.stop}, named{"target_bps", &r.target},
+		named{"type", &r.typ}, named{"tif", &r.tif}, named{"limit_price", &r.limitPrice}, named{"stop_bps", &r.stop}, named{"target_bps", &r.target}, named{"horizon_ns", &r.horizon},
 		named{"ref_price", &r.refPrice}, named{"bid", &r.bid}, named{"ask", &r.ask}, named{"signal_time", &r.signalTime}, named{"deadline", &r.deadline},
 		named{"max_drift_bps", &r.maxDrift}, named{"started_at", &r.startedAt}, named{"time", &r.time},
 		named{"input_tokens", &r.inputTokens}, named{"output_tokens", &r.outputTokens})...)
@@ -220,6 +221,7 @@ func (r *decisionRows) add(p *place, d *event.Decision) {
 	r.limitPrice.add(d.LimitPrice)
 	r.stop.Append(d.StopBps)
 	r.target.Append(d.TargetBps)
+	r.horizon.Append(d.Horizon)
 	r.refPrice.add(d.RefPrice)
 	r.bid.add(d.Bid)
 	r.ask.add(d.Ask)
@@ -239,8 +241,9 @@ type orderRows struct {
 	lineage
 	source
 	id, decisionID, signalID                         ids
-	clientOrderID, brokerOrderID, detail             strs
-	seq, epoch                                       proto.ColUInt32
+	clientOrderID, brokerOrderID, detail, cause, lot strs
+	seq, epoch, attempt, stop, target                proto.ColUInt32
+	horizon                                          proto.ColInt64
 	state                                            enums[event.OrderState]
 	broker, account, strategy, venue, symbol, reason lowCard
 	side                                             enums[event.Side]
@@ -261,7 +264,8 @@ func (r *orderRows) columns() []named {
 		named{"qty", &r.qty}, named{"limit_price", &r.limitPrice}, named{"filled_qty", &r.filledQty}, named{"filled_notional", &r.filledNotional},
 		named{"claimed_qty", &r.claimedQty},
 		named{"reason", &r.reason}, named{"detail", &r.detail}, named{"time", &r.time}, named{"broker_time", &r.brokerTime}, named{"signal_time", &r.signalTime},
-		named{"ref_price", &r.refPrice}, named{"epoch", &r.epoch}, named{"leg", &r.leg})...)
+		named{"ref_price", &r.refPrice}, named{"epoch", &r.epoch}, named{"leg", &r.leg}, named{"attempt", &r.attempt}, named{"cause", &r.cause}, named{"lot", &r.lot},
+		named{"stop_bps", &r.stop}, named{"target_bps", &r.target}, named{"horizon_ns", &r.horizon})...)
 }
 
 func (r *orderRows) add(p *place, o *event.OrderEvent) {
@@ -293,6 +297,12 @@ func (r *orderRows) add(p *place, o *event.OrderEvent) {
 	r.refPrice.add(o.RefPrice)
 	r.epoch.Append(o.Epoch)
 	r.leg.add(o.Leg)
+	r.attempt.Append(o.Attempt)
+	r.cause.add(o.Cause)
+	r.lot.add(o.Lot)
+	r.stop.Append(o.StopBps)
+	r.target.Append(o.TargetBps)
+	r.horizon.Append(o.Horizon)
 	r.source.add(o.Lineage)
 	r.lineage.add(p)
 }

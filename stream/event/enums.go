@@ -193,9 +193,18 @@ const (
 	LegUnset   Leg = iota
 	LegEntry       // opens or adds to a position
 	LegFlatten     // closes one because a decision says flat
+	LegStop        // closes a lot at its stop
+	LegTarget      // closes a lot at its target
+	LegTime        // closes a lot whose horizon has passed
 )
 
-var legNames = []string{"unset", "entry", "flatten"}
+var legNames = []string{"unset", "entry", "flatten", "stop", "target", "time"}
+
+// Exits reports whether an order of that leg closes a lot that triggered it.
+func (l Leg) Exits() bool { return l == LegStop || l == LegTarget || l == LegTime }
+
+// Reduces reports whether an order of that leg only ever reduces a position.
+func (l Leg) Reduces() bool { return l == LegFlatten || l.Exits() }
 
 // Outcome is how a model call ended.
 type Outcome uint8

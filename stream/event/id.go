@@ -75,6 +75,12 @@ func ClientOrderID(decision ID, leg uint32) string {
 	return string(out)
 }
 
+// ExitOrderID is the client order id of one attempt to close the lot of a decision by
+// an exit of that leg. No entry has it: those are of leg 0.
+func ExitOrderID(decision ID, leg Leg, attempt uint32) string {
+	return ClientOrderID(decision, uint32(leg)<<24|attempt&(1<<24-1))
+}
+
 // IsZero reports whether the ID was never set.
 func (id ID) IsZero() bool { return id == ID{} }
 

@@ -134,6 +134,9 @@ type Decision struct {
 	// points; 0 is none.
 	StopBps   uint32 `json:"stop_bps,omitempty"`
 	TargetBps uint32 `json:"target_bps,omitempty"`
+	// Horizon is how long after its first fill the position is closed, in
+	// nanoseconds; 0 is never.
+	Horizon int64 `json:"horizon,omitempty"`
 	// RefPrice, Bid, Ask, SignalTime, Deadline and MaxDriftBps are the signal's.
 	RefPrice    Decimal     `json:"ref_price"`
 	Bid         NullDecimal `json:"bid"`
@@ -190,6 +193,16 @@ type OrderEvent struct {
 	ClaimedQty NullDecimal `json:"claimed_qty"`
 	// Leg is the part that the order has in a trade.
 	Leg Leg `json:"leg,omitempty"`
+	// Lot is the client order id of the entry that an exit closes; Attempt counts the
+	// exits of a lot from 1, and Cause says to people what triggered them.
+	Lot     string `json:"lot,omitempty"`
+	Attempt uint32 `json:"attempt,omitempty"`
+	Cause   string `json:"cause,omitempty"`
+	// StopBps, TargetBps and Horizon are the decision's, of an entry only: what its
+	// lot is closed at. 0 is none.
+	StopBps   uint32 `json:"stop_bps,omitempty"`
+	TargetBps uint32 `json:"target_bps,omitempty"`
+	Horizon   int64  `json:"horizon,omitempty"`
 }
 
 // Fill is one execution of an order at the broker.

@@ -190,6 +190,7 @@ func (d *Decision) fields(c *coder) {
 	c.time(29, &d.Time)
 	c.uint32(30, &d.InputTokens)
 	c.uint32(31, &d.OutputTokens)
+	c.int(32, &d.Horizon)
 }
 
 // EventType returns TypeOrder.
@@ -224,6 +225,12 @@ func (o *OrderEvent) fields(c *coder) {
 	c.uint32(26, &o.Epoch)
 	c.message(27, o.Lineage.fields)
 	enum(c, 28, &o.Leg, legNames)
+	c.uint32(29, &o.Attempt)
+	c.string(30, &o.Cause)
+	c.name(31, &o.Lot)
+	c.uint32(32, &o.StopBps)
+	c.uint32(33, &o.TargetBps)
+	c.int(34, &o.Horizon)
 	c.nullDecimal(40, &o.ClaimedQty)
 }
 
