@@ -12,7 +12,8 @@ import (
 // Key names one position.
 type Key struct{ Account, Strategy, Venue, Symbol string }
 
-func (k Key) compare(l Key) int {
+// Compare orders positions by account, strategy, venue and symbol.
+func (k Key) Compare(l Key) int {
 	return cmp.Or(cmp.Compare(k.Account, l.Account), cmp.Compare(k.Strategy, l.Strategy), cmp.Compare(k.Venue, l.Venue), cmp.Compare(k.Symbol, l.Symbol))
 }
 
@@ -279,7 +280,7 @@ func (b *Book) Keys(open bool) []Key {
 			keys = append(keys, k)
 		}
 	}
-	slices.SortFunc(keys, Key.compare)
+	slices.SortFunc(keys, Key.Compare)
 	return keys
 }
 
@@ -292,7 +293,7 @@ func (b *Book) Behind() []Key {
 			keys = append(keys, k)
 		}
 	}
-	slices.SortFunc(keys, Key.compare)
+	slices.SortFunc(keys, Key.Compare)
 	return keys
 }
 
