@@ -175,6 +175,6 @@ func (d *Desk) blank(in Input) *event.Verdict {
 func abstain(d *event.Decision, a *Abstention) {
 	d.Action, d.Reason, d.Rationale = event.ActionAbstain, a.Reason, a.Detail
 	d.Conviction, d.Side, d.Type, d.TIF = 0, event.SideUnknown, event.OrderTypeUnknown, event.TIFUnknown
-	d.Qty, d.LimitPrice = event.NullDecimal{}, event.NullDecimal{}
+	d.Qty, d.LimitPrice, d.MaxSlippageBps = event.NullDecimal{}, event.NullDecimal{}, event.NullDecimal{}
 	d.StopBps, d.TargetBps = 0, 0
 }

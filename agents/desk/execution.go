@@ -39,7 +39,7 @@ type Order struct {
 	Type       event.OrderType   `json:"type"`
 	TIF        event.TimeInForce `json:"tif"`
 	LimitPrice event.NullDecimal `json:"limit_price"`
-	// SlippageBps is what the limit price allows beyond the best price.
+	// SlippageBps is how far beyond the best price the order may fill.
 	SlippageBps int `json:"slippage_bps"`
 }
 
@@ -79,6 +79,7 @@ func (o *Order) data(c *Case) any {
 //
 //	limit, buying:  ask x (1 + slippage), at most ref x (1 + drift), rounded down to the tick
 //	limit, selling: bid x (1 - slippage), at least ref x (1 - drift), rounded up to the tick
+//	market:         as limit; execution sends it as such an order at the touch of that moment
 //	quantity:       size x budget / 5 / price, rounded down to the step; the whole position when closing
 //
 // The price of the quantity is the worst one that the order can fill at (for a
@@ -100,25 +101,29 @@ func (c *Case) write(t Thesis, s Sizing, p OrderPlan) (*Order, string) {
 	if !ok || beyond(o.Side, best, worst) {
 		return nil, ReasonBeyondDrift
 	}
-	price := best
+	// A model narrows the bound and does not lift it, by "market" as little as by a
+	// large number. It often writes 0 beside "market", which has no price to bound.
+	o.SlippageBps = int(c.cfg.Policy.MaxSlippageBps)
+	if p.Type == "limit" || p.MaxSlippageBps > 0 {
+		o.SlippageBps = min(p.MaxSlippageBps, o.SlippageBps)
+	}
+	limit := c.limitPrice(o.Side, best, worst, o.SlippageBps)
+	d, err := event.FromMoney(limit)
+	if err != nil || limit.Sign() <= 0 || beyond(o.Side, best, limit) {
+		return nil, ReasonBeyondDrift
+	}
 	if p.Type == "limit" {
-		o.Type = event.Limit
-		o.SlippageBps = min(p.MaxSlippageBps, int(c.cfg.Policy.MaxSlippageBps))
-		limit := c.limitPrice(o.Side, best, worst, o.SlippageBps)
-		d, err := event.FromMoney(limit)
-		if err != nil || limit.Sign() <= 0 || beyond(o.Side, best, limit) {
-			return nil, ReasonBeyondDrift
-		}
-		o.LimitPrice = event.Some(d)
-		if o.Side == event.Buy {
-			price = limit
-		}
+		o.Type, o.LimitPrice = event.Limit, event.Some(d)
+	}
+	price := best
+	if o.Side == event.Buy {
+		price = limit
 	}
 	qty := c.position.Abs()
 	if t.Direction != Flat {
 		qty = c.quantity(s.Size, price)
 	}
-	d, err := event.FromMoney(qty)
+	d, err = event.FromMoney(qty)
 	if err != nil || d.Sign() <= 0 {
 		return nil, ReasonBelowMinimum
 	}

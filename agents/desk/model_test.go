@@ -191,22 +191,24 @@ func TestModelDeskOnlyNarrows(t *testing.T) {
 		name, schema, answer string
 		action               event.Action
 		reason, qty, limit   string
+		slippage             string
 	}{
-		{"size above conviction", "sizing", `{"verdict":"approve","size":5,"rationale":""}`, event.ActionLong, ReasonAgreed, "7.99680", "100.04"},
-		{"slippage above the limit", "order", `{"order_type":"limit","time_in_force":"fok","max_slippage_bps":100,"rationale":""}`, event.ActionLong, ReasonAgreed, "5.99640", "100.06"},
-		{"market", "order", `{"order_type":"market","time_in_force":"ioc","max_slippage_bps":0,"rationale":""}`, event.ActionLong, ReasonAgreed, "5.99940", ""},
-		{"quant challenges", "review", `{"verdict":"challenge","confidence":2,"rationale":"no"}`, event.ActionNone, ReasonQuantChallenge, "", ""},
-		{"director withholds", "ruling", `{"decision":"withhold","rationale":"no"}`, event.ActionNone, ReasonWithheld, "", ""},
-		{"nothing to close", "thesis", `{"direction":"flat","conviction":5,"horizon":"1m","stop_bps":0,"target_bps":0,"rationale":""}`, event.ActionNone, ReasonNoPosition, "", ""},
-		{"no thesis", "thesis", `{"direction":"none","conviction":1,"horizon":"1m","stop_bps":0,"target_bps":0,"rationale":""}`, event.ActionNone, ReasonNoThesis, "", ""},
+		{"size above conviction", "sizing", `{"verdict":"approve","size":5,"rationale":""}`, event.ActionLong, ReasonAgreed, "7.99680", "100.04", "3"},
+		{"slippage above the limit", "order", `{"order_type":"limit","time_in_force":"fok","max_slippage_bps":100,"rationale":""}`, event.ActionLong, ReasonAgreed, "5.99640", "100.06", "5"},
+		{"market", "order", `{"order_type":"market","time_in_force":"ioc","max_slippage_bps":0,"rationale":""}`, event.ActionLong, ReasonAgreed, "5.99640", "", "5"},
+		{"market within the bound", "order", `{"order_type":"market","time_in_force":"ioc","max_slippage_bps":2,"rationale":""}`, event.ActionLong, ReasonAgreed, "5.99820", "", "2"},
+		{"quant challenges", "review", `{"verdict":"challenge","confidence":2,"rationale":"no"}`, event.ActionNone, ReasonQuantChallenge, "", "", ""},
+		{"director withholds", "ruling", `{"decision":"withhold","rationale":"no"}`, event.ActionNone, ReasonWithheld, "", "", ""},
+		{"nothing to close", "thesis", `{"direction":"flat","conviction":5,"horizon":"1m","stop_bps":0,"target_bps":0,"rationale":""}`, event.ActionNone, ReasonNoPosition, "", "", ""},
+		{"no thesis", "thesis", `{"direction":"none","conviction":1,"horizon":"1m","stop_bps":0,"target_bps":0,"rationale":""}`, event.ActionNone, ReasonNoThesis, "", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := llmtest.Start(t, llmtest.Desk(map[string]llmtest.Reply{tt.schema: llmtest.Answer(tt.answer)}))
 			in := input(t, nil)
 			in.Journal = new(memory)
 			d := judgeWith(t, modelDesk(t, scripted(), s.URL), in).Decision
-			if d.Action != tt.action || d.Reason != tt.reason || d.Qty.String() != tt.qty || d.LimitPrice.String() != tt.limit {
-				t.Errorf("got %s %s, %s at %s", d.Action, d.Reason, d.Qty, d.LimitPrice)
+			if d.Action != tt.action || d.Reason != tt.reason || d.Qty.String() != tt.qty || d.LimitPrice.String() != tt.limit || d.MaxSlippageBps.String() != tt.slippage {
+				t.Errorf("got %s %s, %s at %s, slippage %s", d.Action, d.Reason, d.Qty, d.LimitPrice, d.MaxSlippageBps)
 			}
 		})
 	}

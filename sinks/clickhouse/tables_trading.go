@@ -185,6 +185,7 @@ type decisionRows struct {
 	tif                                                        enums[event.TimeInForce]
 	stop, target, inputTokens, outputTokens                    proto.ColUInt32
 	refPrice, maxDrift                                         decimals
+	maxSlippage                                                nullDecimals
 	signalTime, deadline, startedAt, time                      times
 	horizon                                                    proto.ColInt64
 }
@@ -196,7 +197,7 @@ func (r *decisionRows) columns() []named {
 		named{"reason", &r.reason}, named{"rationale", &r.rationale}, named{"conviction", &r.conviction}, named{"side", &r.side}, named{"qty", &r.qty},
 		named{"type", &r.typ}, named{"tif", &r.tif}, named{"limit_price", &r.limitPrice}, named{"stop_bps", &r.stop}, named{"target_bps", &r.target}, named{"horizon_ns", &r.horizon},
 		named{"ref_price", &r.refPrice}, named{"bid", &r.bid}, named{"ask", &r.ask}, named{"signal_time", &r.signalTime}, named{"deadline", &r.deadline},
-		named{"max_drift_bps", &r.maxDrift}, named{"started_at", &r.startedAt}, named{"time", &r.time},
+		named{"max_drift_bps", &r.maxDrift}, named{"max_slippage_bps", &r.maxSlippage}, named{"started_at", &r.startedAt}, named{"time", &r.time},
 		named{"input_tokens", &r.inputTokens}, named{"output_tokens", &r.outputTokens})...)
 }
 
@@ -228,6 +229,7 @@ func (r *decisionRows) add(p *place, d *event.Decision) {
 	r.signalTime.Append(d.SignalTime)
 	r.deadline.Append(d.Deadline)
 	r.maxDrift.add(d.MaxDriftBps)
+	r.maxSlippage.add(d.MaxSlippageBps)
 	r.startedAt.Append(d.StartedAt)
 	r.time.Append(d.Time)
 	r.inputTokens.Append(d.InputTokens)

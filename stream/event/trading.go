@@ -144,6 +144,9 @@ type Decision struct {
 	SignalTime  int64       `json:"signal_time"`
 	Deadline    int64       `json:"deadline"`
 	MaxDriftBps Decimal     `json:"max_drift_bps"`
+	// MaxSlippageBps is how far beyond the touch the order may fill, in basis points;
+	// absent leaves it to the account's price band.
+	MaxSlippageBps NullDecimal `json:"max_slippage_bps"`
 	// StartedAt and Time bound the judging.
 	StartedAt    int64  `json:"started_at"`
 	Time         int64  `json:"time"`

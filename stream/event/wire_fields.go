@@ -191,6 +191,7 @@ func (d *Decision) fields(c *coder) {
 	c.uint32(30, &d.InputTokens)
 	c.uint32(31, &d.OutputTokens)
 	c.int(32, &d.Horizon)
+	c.nullDecimal(33, &d.MaxSlippageBps)
 }
 
 // EventType returns TypeOrder.
