@@ -130,7 +130,7 @@ func TestCrashes(t *testing.T) {
 		t.Run(string(site), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			w.cfg.Accounts[0].Limits.MaxPositionNotional = dec("1000000")
+			w.cfg.Accounts[0].Limits.MaxPositionNotional = risk.Amounts{"USDT": dec("1000000")}
 			var ds []*event.Decision
 			died := 0
 			for i := range 4 {

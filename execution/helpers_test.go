@@ -111,11 +111,14 @@ func (w *world) publish(topic string, key []byte, m event.Message) {
 	}
 }
 
-// quote publishes a top of book.
+// quote publishes a trade at the bid and a top of book.
 func (w *world) quote(bid, bidQty, ask, askQty string) {
 	w.t.Helper()
 	w.seq++
 	now := time.Now().UnixNano()
+	w.publish(event.TopicMarket, event.Key(venue, symbol), &event.Trade{
+		Channel: event.ChannelTrade, TradeID: w.seq, Price: dec(bid), Qty: event.Some(dec("1")), EventTime: now, RecvTime: now, TimeSource: event.TimeReceive,
+	})
 	w.publish(event.TopicMarket, event.Key(venue, symbol), &event.Quote{
 		Channel: event.ChannelBookTicker, Sequence: w.seq, Bid: dec(bid), BidQty: event.Some(dec(bidQty)), Ask: dec(ask), AskQty: event.Some(dec(askQty)),
 		RecvTime: now, TimeSource: event.TimeReceive,

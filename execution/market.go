@@ -15,12 +15,15 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// top is the last quote of one instrument.
+// top is the last quote of one instrument, and the prices that confirm it.
 type top struct {
 	venue, symbol string
 	key           []byte
 	quote         event.Quote
 	from          event.Lineage
+	quoted        bool
+	trade         risk.Trade // price 0 until there is one
+	mean          *risk.MeanMid
 }
 
 func (t *top) id() string { return string(t.quote.AppendID(nil, t.key)) }
@@ -98,6 +101,7 @@ func (m *market) follow(ctx context.Context) error {
 
 func (m *market) read(ctx context.Context, partition int32, r *bus.Reader) error {
 	var q event.Quote
+	var t event.Trade
 	for {
 		records, err := r.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -116,6 +120,12 @@ func (m *market) read(ctx context.Context, partition int32, r *bus.Reader) error
 				}
 				m.advance(q.RecvTime)
 				m.note(rec, &q)
+			case event.TypeTrade:
+				if err := event.DecodeTrade(rec.Value, &t); err != nil {
+					m.env.Log.Warn("leaving out a trade that does not decode", "partition", partition, "offset", rec.Offset, "err", err)
+					continue
+				}
+				m.noteTrade(rec.Key, &t)
 			case event.TypeClock:
 				c, err := event.DecodeAs[*event.Clock](rec.Value)
 				if err != nil {
@@ -130,14 +140,12 @@ func (m *market) read(ctx context.Context, partition int32, r *bus.Reader) error
 
 // note keeps a quote and hands it on.
 func (m *market) note(rec *bus.Record, q *event.Quote) {
+	now := m.env.Clock.Now().UnixNano()
 	m.mu.Lock()
-	t := m.tops[string(rec.Key)]
-	if t == nil {
-		venue, symbol := event.SplitKey(rec.Key)
-		t = &top{venue: string(venue), symbol: string(symbol), key: append([]byte(nil), rec.Key...)}
-		m.tops[string(rec.Key)] = t
-	}
-	t.quote = *q
+	t := m.atLocked(rec.Key)
+	// A time ahead of the clock would keep every quote until then out of the mean.
+	t.mean.Add(min(q.RecvTime, now), q.Bid, q.Ask)
+	t.quote, t.quoted = *q, true
 	t.from = event.Lineage{Topic: event.TopicMarket, Partition: rec.Partition, Offset: rec.Offset}
 	var kept top
 	if len(m.takers) > 0 {
@@ -154,6 +162,23 @@ func (m *market) note(rec *bus.Record, q *event.Quote) {
 	}
 }
 
+// noteTrade keeps a trade.
+func (m *market) noteTrade(key []byte, t *event.Trade) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.atLocked(key).trade = risk.Trade{Price: t.Price, RecvTime: t.RecvTime}
+}
+
+func (m *market) atLocked(key []byte) *top {
+	t := m.tops[string(key)]
+	if t == nil {
+		venue, symbol := event.SplitKey(key)
+		t = &top{venue: string(venue), symbol: string(symbol), key: append([]byte(nil), key...), mean: new(risk.MeanMid)}
+		m.tops[string(key)] = t
+	}
+	return t
+}
+
 // join lets a broker see every quote from now on, the last ones first.
 func (m *market) join(b broker.QuoteTaker) {
 	m.mu.Lock()
@@ -164,6 +189,9 @@ func (m *market) join(b broker.QuoteTaker) {
 	}
 	m.takers = takers
 	for _, t := range m.tops {
+		if !t.quoted {
+			continue
+		}
 		kept := *t
 		b.Quote(&broker.Quote{Quote: kept.quote, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id})
 	}
@@ -198,10 +226,31 @@ func (m *market) last(venue, symbol string) (top, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	t, ok := m.tops[string(event.Key(venue, symbol))]
-	if !ok {
+	if !ok || !t.quoted {
 		return top{}, false
 	}
 	return *t, true
+}
+
+// forRisk returns what limits compare an order's price with; what is not known is nil or
+// absent.
+func (m *market) forRisk(venue, symbol string, now int64) (*risk.Quote, *risk.Trade, event.NullDecimal) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	t, ok := m.tops[string(event.Key(venue, symbol))]
+	if !ok {
+		return nil, nil, event.NullDecimal{}
+	}
+	var quote *risk.Quote
+	var trade *risk.Trade
+	if t.quoted {
+		quote = &risk.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, RecvTime: t.quote.RecvTime}
+	}
+	if t.trade.Price.Sign() > 0 {
+		last := t.trade
+		trade = &last
+	}
+	return quote, trade, t.mean.Mean(now)
 }
 
 // prices returns the last bid and ask of an instrument, 0 where there is none.
@@ -213,10 +262,6 @@ func (m *market) prices(venue, symbol string) (bid, ask event.Decimal) {
 		bid, ask = t.quote.Bid, t.quote.Ask
 	}
 	return bid, ask
-}
-
-func (t *top) forRisk() *risk.Quote {
-	return &risk.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, RecvTime: t.quote.RecvTime}
 }
 
 func (t *top) forLedger() ledger.Quote {

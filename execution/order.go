@@ -34,7 +34,8 @@ type order struct {
 // acknowledged before the order is sent.
 func newOrder(d *event.Decision, brokerName string, o risk.Order, now int64, epoch uint32, from event.Lineage) (*order, event.OrderEvent) {
 	e := begin(d, brokerName, now, epoch, from)
-	e.State, e.Qty, e.LimitPrice, e.Detail = event.OrderSubmitting, o.Qty, o.LimitPrice, o.Detail
+	e.State, e.Qty, e.Detail = event.OrderSubmitting, o.Qty, o.Detail
+	e.Type, e.TIF, e.LimitPrice = event.Limit, o.TIF, event.Some(o.LimitPrice)
 	return &order{last: e}, e
 }
 

@@ -129,7 +129,7 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	for name, times := range rec.charged {
 		if acc := o.accounts[name]; acc != nil {
 			for _, t := range times {
-				acc.gate.Charge(t)
+				acc.gate.Charge(t, false)
 			}
 		}
 	}

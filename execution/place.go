@@ -108,9 +108,7 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		Now: o.now(), Halted: o.role.board.blocked(d.Account, d.Venue, d.Symbol, true), ReduceOnly: o.role.board.blocked(d.Account, d.Venue, d.Symbol, false),
 		Orders: o.begun(d.ID), Instrument: o.role.market.instrument(d.Venue, d.Symbol),
 	}
-	if top, ok := o.role.market.last(d.Venue, d.Symbol); ok {
-		v.Quote = top.forRisk()
-	}
+	v.Quote, v.Trade, v.MeanMid = o.role.market.forRisk(d.Venue, d.Symbol, v.Now)
 	var err error
 	if refused := acc.broker.refused(); refused != nil {
 		v.Halted = refused.Error()
@@ -136,16 +134,17 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		if w.last.Strategy == d.Strategy && w.last.Side == d.Side {
 			sums = append(sums, &v.OwnWorking)
 		}
+		if w.last.Leg != event.LegEntry && w.last.Side == d.Side {
+			sums = append(sums, &v.ExitsWorking)
+		}
 		for _, sum := range sums {
 			if *sum, err = ledger.Add(*sum, w.left(o.book.Proven(w.id()))); err != nil {
 				v.Halted = fmt.Sprintf("the working orders cannot be added up: %v", err)
 			}
 		}
 	})
-	if v.Instrument != nil {
-		if v.DayPnL, err = o.book.DayPnL(acc.cfg.Name, v.Instrument.Quote, v.Now, o.role.market.prices); err != nil {
-			v.DayPnL = event.NullDecimal{}
-		}
+	if v.DayPnL, err = o.book.DayPnL(acc.cfg.Name, v.Now, o.role.market.prices); err != nil {
+		v.Halted = fmt.Sprintf("the day's profit cannot be told: %v", err)
 	}
 	return v
 }
@@ -197,15 +196,15 @@ func (o *owner) place(acc *account, d *event.Decision, v risk.View, passed risk.
 	if err := o.reach(siteBeforeSubmitting); err != nil {
 		return err
 	}
-	acc.gate.Charge(e.Time)
+	acc.gate.Charge(e.Time, passed.Reducing)
 	w := &working{order: ord, sending: true}
 	o.put(ord)
 	o.open[ord.id()] = w
 	out := &outgoing{
 		working: w, reducing: passed.Reducing, until: time.Now().Add(time.Duration(d.Deadline - v.Now)), judged: time.Now(),
 		order: broker.Order{
-			ClientOrderID: ord.id(), Venue: d.Venue, Symbol: d.Symbol, QuoteCurrency: v.Instrument.Quote, Side: d.Side, Type: d.Type, TIF: d.TIF,
-			Qty: passed.Qty, LimitPrice: passed.LimitPrice, PriceTick: v.Instrument.PriceTick, QtyStep: v.Instrument.QtyStep,
+			ClientOrderID: ord.id(), Venue: d.Venue, Symbol: d.Symbol, QuoteCurrency: v.Instrument.Quote, Side: d.Side, Type: event.Limit, TIF: passed.TIF,
+			Qty: passed.Qty, LimitPrice: event.Some(passed.LimitPrice), PriceTick: v.Instrument.PriceTick, QtyStep: v.Instrument.QtyStep,
 		},
 	}
 	return o.post(&e, func() {

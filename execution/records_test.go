@@ -173,8 +173,9 @@ func TestRecordsFromAnySnapshot(t *testing.T) {
 				t.Errorf("seed %d: %v is %s, want %s", seed, k, on.book.Qty(k), h.book.Qty(k))
 			}
 			for _, now := range []int64{h.now, h.now + int64(24*time.Hour)} {
-				got, err1 := on.book.DayPnL(k.Account, "USDT", now, nil)
-				want, err2 := h.book.DayPnL(k.Account, "USDT", now, nil)
+				gain, err1 := on.book.DayPnL(k.Account, now, nil)
+				wants, err2 := h.book.DayPnL(k.Account, now, nil)
+				got, want := gain["USDT"], wants["USDT"]
 				if err1 != nil || err2 != nil || got.Valid != want.Valid || got.Decimal.Cmp(want.Decimal) != 0 {
 					t.Errorf("seed %d: the day's profit of %s is %v, want %v (%v, %v)", seed, k.Account, got, want, err1, err2)
 				}

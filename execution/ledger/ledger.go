@@ -46,8 +46,9 @@ type position struct {
 
 	version       uint64 // of the next record
 	recordedFills uint64
-	// recorded is the total of the last record; base the same as it was when the
-	// UTC day number day began. Both absent where no mark was known.
+	// recorded is the last total that a record told; base the same as it was when the
+	// UTC day number day began. Both are absent only in a position that an older build
+	// saved without a mark: its day begins with the next total that is known.
 	recorded event.NullDecimal
 	base     event.NullDecimal
 	day      int64
@@ -84,8 +85,9 @@ func (b *Book) at(k Key, currency string, now int64) *position {
 	return p
 }
 
-// roll starts a new UTC day: its base is the total of the last record, so that
-// the day's profit is a function of the records and survives a restart.
+// roll starts a new UTC day: its base is the last total that a record told, so that
+// the day's profit is a function of the records and survives a restart. A position
+// without a mark at midnight has one too: what it was worth when that was last known.
 func (p *position) roll(now int64) {
 	if d := dayOf(now); d > p.day {
 		p.day, p.base = d, p.recorded
@@ -248,8 +250,20 @@ func (b *Book) Record(k Key, now int64, from event.Lineage) (*event.Position, er
 		r.Mark, r.MarkID = p.mark, p.markID
 	}
 	p.version++
-	p.recorded, p.recordedFills = total, p.fills
+	p.recordedFills = p.fills
+	p.tell(total)
 	return r, nil
+}
+
+// tell notes the total of a record.
+func (p *position) tell(total event.NullDecimal) {
+	if !total.Valid {
+		return
+	}
+	p.recorded = total
+	if !p.base.Valid {
+		p.base = total
+	}
 }
 
 // Restore takes versions, marks and the day's base from a record, in the order
@@ -262,7 +276,8 @@ func (b *Book) Restore(r *event.Position) {
 	}
 	p.roll(r.Time)
 	p.currency = r.QuoteCurrency
-	p.version, p.recordedFills, p.recorded = r.Version+1, r.Fills, r.Total
+	p.version, p.recordedFills = r.Version+1, r.Fills
+	p.tell(r.Total)
 	if r.Mark.Valid {
 		p.mark, p.markID, p.markSide = r.Mark, r.MarkID, bidSide
 		if r.Qty.Sign() < 0 {
@@ -319,33 +334,40 @@ func (b *Book) Net(account, venue, symbol string) (event.Decimal, error) {
 	return sum, nil
 }
 
-// DayPnL is what the account gained since the UTC day of now began, in the given
-// currency, with every open position at the quote that last returns for it, or at
-// its last mark where that has no such side; last is nil for the marks alone. It
-// is absent when an open position has neither: then nobody can tell.
-func (b *Book) DayPnL(account, currency string, now int64, last func(venue, symbol string) (bid, ask event.Decimal)) (event.NullDecimal, error) {
-	var sum event.Decimal
+// DayPnL is what the account gained since the UTC day of now began, by currency, with
+// every open position at the quote that last returns for it, or at its last mark where
+// that has no such side; last is nil for the marks alone. A currency is absent when an
+// open position in it has neither: then nobody can tell. Currencies in which the account
+// never had a position are not in the map.
+func (b *Book) DayPnL(account string, now int64, last func(venue, symbol string) (bid, ask event.Decimal)) (map[string]event.NullDecimal, error) {
+	sums := make(map[string]event.NullDecimal)
 	for k, p := range b.positions {
-		if k.Account != account || p.currency != currency {
+		if k.Account != account {
 			continue
+		}
+		sum, ok := sums[p.currency]
+		if !ok {
+			sum = event.Some(event.Decimal{})
 		}
 		p.roll(now)
 		total, err := p.totalNow(last)
 		if err != nil {
-			return event.NullDecimal{}, err
+			return nil, err
 		}
-		if !total.Valid || !p.base.Valid {
-			return event.NullDecimal{}, nil
+		if !sum.Valid || !total.Valid || !p.base.Valid {
+			sums[p.currency] = event.NullDecimal{}
+			continue
 		}
 		gain, err := Sub(total.Decimal, p.base.Decimal)
+		if err == nil {
+			sum.Decimal, err = Add(sum.Decimal, gain)
+		}
 		if err != nil {
-			return event.NullDecimal{}, err
+			return nil, err
 		}
-		if sum, err = Add(sum, gain); err != nil {
-			return event.NullDecimal{}, err
-		}
+		sums[p.currency] = sum
 	}
-	return event.Some(sum), nil
+	return sums, nil
 }
 
 // totalNow is total at the quote's side that would close the position, if there

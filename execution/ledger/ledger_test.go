@@ -104,9 +104,10 @@ func TestBookEqualsNaiveSums(t *testing.T) {
 			if *r != *recs[1] {
 				t.Fatalf("restarted book differs:\n%+v\n%+v", *r, *recs[1])
 			}
-			d1, err1 := whole.DayPnL("a", "USD", f.Time, nil)
-			d2, err2 := restarted.DayPnL("a", "USD", f.Time, nil)
-			if err1 != nil || err2 != nil || d1.Valid != d2.Valid || d1.Decimal.Cmp(d2.Decimal) != 0 {
+			all1, err1 := whole.DayPnL("a", f.Time, nil)
+			all2, err2 := restarted.DayPnL("a", f.Time, nil)
+			d1, d2 := all1["USD"], all2["USD"]
+			if err1 != nil || err2 != nil || len(all1) != len(all2) || d1.Valid != d2.Valid || d1.Decimal.Cmp(d2.Decimal) != 0 {
 				t.Fatalf("day's profit differs: %v %v, %v %v", d1, d2, err1, err2)
 			}
 			records = append(records, r)
@@ -172,15 +173,15 @@ func TestMarkIsTheClosingSide(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 1 { // the old mark is of the wrong side: no value rather than a wrong one
-			if got, err := b.DayPnL("a", "USD", 0, nil); err != nil || got.Valid {
+			if got, err := b.DayPnL("a", 0, nil); err != nil || got["USD"].Valid {
 				t.Errorf("profit with a mark of the wrong side: %v %v", got, err)
 			}
 			last := func(string, string) (bid, ask event.Decimal) { return q.Bid, q.Ask }
-			if got, err := b.DayPnL("a", "USD", 0, last); err != nil || got.String() != "-1" {
+			if got, err := b.DayPnL("a", 0, last); err != nil || got["USD"].String() != "-1" {
 				t.Errorf("profit at the last quote: %v %v, want -1", got, err)
 			}
 			empty := func(string, string) (bid, ask event.Decimal) { return q.Bid, event.Decimal{} }
-			if got, err := b.DayPnL("a", "USD", 0, empty); err != nil || got.Valid {
+			if got, err := b.DayPnL("a", 0, empty); err != nil || got["USD"].Valid {
 				t.Errorf("profit at a quote without the side: %v %v", got, err)
 			}
 		}
@@ -220,7 +221,8 @@ func TestDayBeginsWithTheLastRecord(t *testing.T) {
 	}
 	want := func(b *Book, now int64, pnl string) {
 		t.Helper()
-		got, err := b.DayPnL("a", "USD", now, nil)
+		all, err := b.DayPnL("a", now, nil)
+		got := all["USD"]
 		if err != nil || !got.Valid || got.Decimal.Cmp(dec(pnl)) != 0 {
 			t.Errorf("day's profit is %s (%v), want %s", got, err, pnl)
 		}
@@ -238,4 +240,41 @@ func TestDayBeginsWithTheLastRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(again, day+2, "-3")
+}
+
+// TestDayBeginsWithoutAMark: a position that has no mark at midnight has a day's profit
+// again once it has one, counted from what was last known, also after a restart.
+func TestDayBeginsWithoutAMark(t *testing.T) {
+	day := int64(24 * time.Hour)
+	k := Key{"a", "s", "v", "X"}
+	buy := &event.Fill{ID: event.ID{1}, Account: "a", Strategy: "s", Venue: "v", Symbol: "X", Side: event.Buy, Price: dec("100"), Qty: dec("1"), Time: day - 2}
+	b := NewBook()
+	if _, err := b.Apply(buy, "USD"); err != nil {
+		t.Fatal(err)
+	}
+	r1, err := b.Record(k, day-1, event.Lineage{}) // no mark: no total
+	if err != nil || r1.Total.Valid {
+		t.Fatalf("total %s, %v", r1.Total, err)
+	}
+	if got, err := b.DayPnL("a", day, nil); err != nil || got["USD"].Valid {
+		t.Fatalf("profit without a mark: %v, %v", got, err)
+	}
+	if err := b.Mark(k, Quote{Bid: dec("97"), Ask: dec("97"), ID: "q"}); err != nil {
+		t.Fatal(err)
+	}
+	r2, err := b.Record(k, day+1, event.Lineage{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := NewBook()
+	again.Restore(r1)
+	again.Restore(r2)
+	if _, err := again.Apply(buy, "USD"); err != nil {
+		t.Fatal(err)
+	}
+	for name, book := range map[string]*Book{"running": b, "restarted": again} {
+		if got, err := book.DayPnL("a", day+2, nil); err != nil || got["USD"].String() != "-3" {
+			t.Errorf("%s: the day's profit is %v, %v, want -3", name, got, err)
+		}
+	}
 }

@@ -12,16 +12,17 @@ import (
 type Config struct {
 	Symbols             []string      `yaml:"symbols" doc:"what may be traded: venue|symbol or symbol as the venue writes it; \"*\" is every known instrument"`
 	MaxOrderQty         event.Decimal `yaml:"max_order_qty" doc:"largest order, in base currency"`
-	MaxOrderNotional    event.Decimal `yaml:"max_order_notional" doc:"largest order, in quote currency"`
-	MaxPositionNotional event.Decimal `yaml:"max_position_notional" doc:"largest position a symbol, working orders counted as filled, in quote currency"`
-	CollarBps           event.Decimal `yaml:"collar_bps" doc:"how far an order's price may be from the last quote, in basis points"`
+	MaxOrderNotional    Amounts       `yaml:"max_order_notional" doc:"largest order, for each quote currency; a symbol whose quote currency has no entry is not traded"`
+	MaxPositionNotional Amounts       `yaml:"max_position_notional" doc:"largest position a symbol, working orders counted as filled, for each quote currency"`
+	CollarBps           event.Decimal `yaml:"collar_bps" doc:"the price band in basis points: how far an order's price, and the quote that it takes, may be from the last quote, the last trade and the mean mid of 60 s, either way"`
 	MaxDriftBps         event.Decimal `yaml:"max_drift_bps" doc:"how far the price may have moved against the signal, in basis points; a signal may ask for less"`
 	MaxQuoteAge         time.Duration `yaml:"max_quote_age" doc:"an older quote is as good as none"`
+	MaxTradeAge         time.Duration `yaml:"max_trade_age" doc:"an older trade is no reference for the price band; an entry needs such a trade, or 5s of quotes within the last 60s, beside the quote"`
 	MaxDecisionAge      time.Duration `yaml:"max_decision_age" doc:"an older decision is not acted on, whatever its deadline"`
 	MaxClockSkew        time.Duration `yaml:"max_clock_skew" doc:"how far the time of a quote or decision may lie ahead of the session's; what is further ahead is refused, less counts as new"`
 	MaxOrdersPerSecond  int           `yaml:"max_orders_per_second" doc:"orders sent in any second"`
 	MaxOrdersPerMinute  int           `yaml:"max_orders_per_minute" doc:"orders sent in any minute"`
-	MaxDailyLoss        event.Decimal `yaml:"max_daily_loss" doc:"loss since midnight UTC, in each quote currency, after which only reducing orders pass"`
+	MaxDailyLoss        Amounts       `yaml:"max_daily_loss" doc:"loss since midnight UTC, for each quote currency; once one of them is lost, only reducing orders pass, in every currency"`
 }
 
 // DefaultConfig returns limits for a paper account whose strategies trade up to
@@ -32,16 +33,17 @@ func DefaultConfig() Config {
 	return Config{
 		Symbols:             []string{"*"},
 		MaxOrderQty:         event.MustDecimal("10000"),
-		MaxOrderNotional:    event.MustDecimal("3000"),
-		MaxPositionNotional: event.MustDecimal("2500"),
+		MaxOrderNotional:    dollars("3000"),
+		MaxPositionNotional: dollars("2500"),
 		CollarBps:           event.MustDecimal("100"),
 		MaxDriftBps:         event.MustDecimal("50"),
 		MaxQuoteAge:         5 * time.Second,
+		MaxTradeAge:         time.Minute,
 		MaxDecisionAge:      5 * time.Second,
 		MaxClockSkew:        250 * time.Millisecond,
 		MaxOrdersPerSecond:  10,
 		MaxOrdersPerMinute:  300,
-		MaxDailyLoss:        event.MustDecimal("500"),
+		MaxDailyLoss:        dollars("500"),
 	}
 }
 
@@ -60,15 +62,11 @@ func (c *Config) Validate() component.Problems {
 		path  string
 		value event.Decimal
 	}{
-		{"max_order_qty", c.MaxOrderQty}, {"max_order_notional", c.MaxOrderNotional}, {"max_position_notional", c.MaxPositionNotional},
-		{"collar_bps", c.CollarBps}, {"max_drift_bps", c.MaxDriftBps}, {"max_daily_loss", c.MaxDailyLoss},
+		{"max_order_qty", c.MaxOrderQty}, {"collar_bps", c.CollarBps}, {"max_drift_bps", c.MaxDriftBps},
 	} {
-		if d.value.Sign() <= 0 {
-			p.Addf(d.path, "is %s: want a number above 0", d.value)
-		} else if d.value.Cmp(absurd) >= 0 {
-			p.Addf(d.path, "is %s: want a number below %s", d.value, absurd)
-		}
+		checkAmount(&p, d.path, d.value)
 	}
+	c.validateMoney(&p)
 	for _, d := range []struct {
 		path  string
 		value event.Decimal
@@ -83,7 +81,7 @@ func (c *Config) Validate() component.Problems {
 	for _, d := range []struct {
 		path  string
 		value time.Duration
-	}{{"max_quote_age", c.MaxQuoteAge}, {"max_decision_age", c.MaxDecisionAge}, {"max_clock_skew", c.MaxClockSkew}} {
+	}{{"max_quote_age", c.MaxQuoteAge}, {"max_trade_age", c.MaxTradeAge}, {"max_decision_age", c.MaxDecisionAge}, {"max_clock_skew", c.MaxClockSkew}} {
 		if d.value <= 0 {
 			p.Addf(d.path, "is %s: want a duration above 0, such as 5s", d.value)
 		}
@@ -93,9 +91,6 @@ func (c *Config) Validate() component.Problems {
 	}
 	if c.MaxOrdersPerMinute < c.MaxOrdersPerSecond {
 		p.Addf("max_orders_per_minute", "is %d: want at least max_orders_per_second, %d", c.MaxOrdersPerMinute, c.MaxOrdersPerSecond)
-	}
-	if turn := c.MaxPositionNotional.Money().Mul64(2); c.MaxOrderNotional.Money().GreaterThan(turn) {
-		p.Warnf("max_order_notional", "is %s, more than it takes to turn a position of max_position_notional, %s, around: the position limit decides alone", c.MaxOrderNotional, c.MaxPositionNotional)
 	}
 	return p
 }

@@ -2,7 +2,9 @@ package risk
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/autohedge/autohedge/execution/ledger"
@@ -32,15 +34,22 @@ const (
 	DailyLoss         = "daily_loss"
 	OrderRate         = "order_rate"
 	ClockSkew         = "clock_skew"
+	WouldFlip         = "would_flip"
+	NoLimit           = "currency_without_limit"
+	ReferenceMissing  = "reference_missing"
 )
 
 // Limits lists every limit, in the order in which they are checked.
 func Limits() []string {
 	return []string{
-		Malformed, UnknownAccount, KillSwitch, Children, NothingToClose, UnknownOrder, UnknownInstrument, SymbolNotAllowed, Expired, ClockSkew, QuoteMissing,
-		QuoteStale, MinQty, MinNotional, MaxOrderQty, MaxOrderNotional, Collar, Drifted, MaxPosition, DailyLoss, OrderRate,
+		Malformed, UnknownAccount, KillSwitch, Children, NothingToClose, WouldFlip, UnknownOrder, UnknownInstrument, SymbolNotAllowed, NoLimit, Expired, ClockSkew,
+		QuoteMissing, QuoteStale, MinQty, MinNotional, MaxOrderQty, MaxOrderNotional, ReferenceMissing, Collar, Drifted, MaxPosition, DailyLoss, OrderRate,
 	}
 }
+
+// exitQuoteAge is how old the last quote may be that an order which only reduces is
+// priced by.
+const exitQuoteAge = 30 * time.Second
 
 // absurd is above any price, quantity or limit of a real instrument.
 var absurd = event.NewDecimal(1_000_000_000_000, 0)
@@ -49,6 +58,12 @@ var absurd = event.NewDecimal(1_000_000_000_000, 0)
 // nanoseconds of the session.
 type Quote struct {
 	Bid, Ask event.Decimal
+	RecvTime int64
+}
+
+// Trade is the last trade that did not come late; RecvTime as in Quote.
+type Trade struct {
+	Price    event.Decimal
 	RecvTime int64
 }
 
@@ -69,6 +84,10 @@ type View struct {
 	// Instrument and Quote are nil when they are not known.
 	Instrument *event.Instrument
 	Quote      *Quote
+	// Trade is the instrument's last trade, nil where none is known; MeanMid the mean of
+	// its mids, absent where it is not known. They say whether the quote can be believed.
+	Trade   *Trade
+	MeanMid event.NullDecimal
 	// Position is the account's signed holding; WorkingBuy and WorkingSell are
 	// the open quantities of its orders in the same instrument.
 	Position, WorkingBuy, WorkingSell event.Decimal
@@ -76,18 +95,20 @@ type View struct {
 	// OwnWorking is what its orders of the decision's side may still fill, those
 	// with an unknown outcome included.
 	Own, OwnWorking event.Decimal
-	// DayPnL is the account's profit of the day in the instrument's quote
-	// currency; absent when it cannot be told.
-	DayPnL event.NullDecimal
+	// ExitsWorking is what the account's orders of the decision's side that close
+	// positions in the instrument may still fill, those with an unknown outcome included.
+	ExitsWorking event.Decimal
+	// DayPnL is the account's profit of the day by currency; absent where it cannot be
+	// told.
+	DayPnL map[string]event.NullDecimal
 }
 
-// Order is what passed: the decision's order, rounded to the instrument's steps.
+// Order is what passed: the decision's order, rounded to the instrument's steps. It is
+// always a limit order: a market order goes out as one that takes what it can at once.
 type Order struct {
 	Qty        event.Decimal
-	LimitPrice event.NullDecimal
-	// Price is what the limits valued the order at: its limit price, or the side
-	// of the quote that a market order would take.
-	Price event.Decimal
+	LimitPrice event.Decimal
+	TIF        event.TimeInForce
 	// Reducing says that the order can only bring the account's position closer
 	// to zero, whatever becomes of its other orders.
 	Reducing bool
@@ -102,8 +123,10 @@ type Rejection struct{ Limit, Detail string }
 // Gate checks the orders of one account. It is not safe for concurrent use.
 type Gate struct {
 	cfg Config
-	// sent holds the times of the orders of the last minute, oldest first.
-	sent []int64
+	// entries and exits hold the times of the orders of the last minute that add risk and
+	// that only reduce, oldest first. Each has a budget of its own: a burst of entries
+	// keeps nobody from closing.
+	entries, exits []int64
 }
 
 // NewGate returns a gate with the given limits.
@@ -127,7 +150,7 @@ func (g *Gate) Check(d *event.Decision, v View) (Order, *Rejection) {
 	c := &check{Gate: g, d: d, v: v, qty: d.Qty.Decimal}
 	for _, limit := range []func() *Rejection{
 		c.malformed, c.killSwitch, c.children, c.closing, c.unknownOrder, c.reduceOnly, c.instrument, c.allowed, c.expired, c.quote, c.steps,
-		c.orderSize, c.collar, c.drift, c.position, c.dailyLoss, c.rate,
+		c.orderSize, c.references, c.drift, c.position, c.dailyLoss, c.rate,
 	} {
 		if r := limit(); r != nil {
 			return Order{}, r
@@ -138,13 +161,17 @@ func (g *Gate) Check(d *event.Decision, v View) (Order, *Rejection) {
 
 // Charge counts an order against the rate limits at time t, when it is about to
 // be sent; the charge is never taken back (RTS 6 article 15(2)).
-func (g *Gate) Charge(t int64) {
-	g.sent = append(g.sent, t)
+func (g *Gate) Charge(t int64, reducing bool) {
+	sent := &g.entries
+	if reducing {
+		sent = &g.exits
+	}
+	*sent = append(*sent, t)
 	old := 0
-	for old < len(g.sent) && g.sent[old] <= t-int64(time.Minute) {
+	for old < len(*sent) && (*sent)[old] <= t-int64(time.Minute) {
 		old++
 	}
-	g.sent = slices.Delete(g.sent, 0, old)
+	*sent = slices.Delete(*sent, 0, old)
 }
 
 func refuse(limit, format string, args ...any) *Rejection {
@@ -174,6 +201,8 @@ func (c *check) malformed() *Rejection {
 		return refuse(Malformed, "reference price is %s, want above 0 and below %s", d.RefPrice, absurd)
 	case d.MaxDriftBps.Sign() < 0:
 		return refuse(Malformed, "largest drift is %s bps, want 0 or more", d.MaxDriftBps)
+	case d.MaxSlippageBps.Valid && (d.MaxSlippageBps.Decimal.Sign() < 0 || d.MaxSlippageBps.Decimal.Cmp(wholePrice) >= 0):
+		return refuse(Malformed, "largest slippage is %s bps, want 0 or more, below 10000", d.MaxSlippageBps)
 	case d.Deadline <= 0 || d.Time <= 0:
 		return refuse(Malformed, "decision has no time or no deadline")
 	}
@@ -207,16 +236,17 @@ func (c *check) children() *Rejection {
 	return nil
 }
 
-// closing keeps a flat decision from doing more than its name says: its order
-// takes at most what is left of its strategy's own position once every working
-// order of that side has filled. So no number of flat decisions, in whatever
-// order they and their fills arrive, carries a position across zero.
+// closing keeps a flat decision from doing more than its name says: its order takes
+// at most what is left of its strategy's own position, and of the account's position
+// in the instrument, once every working order that closes them has filled. So no
+// number of flat decisions, in whatever order they and their fills arrive, carries a
+// position across zero, neither the strategy's nor the account's.
 func (c *check) closing() *Rejection {
 	if c.d.Action != event.ActionFlat {
 		return nil
 	}
 	own := c.v.Own
-	if (c.d.Side == event.Sell) != (own.Sign() > 0) && !own.IsZero() {
+	if !c.closes(own) && !own.IsZero() {
 		return refuse(NothingToClose, "the strategy's position is %s, a %s of %s would add to it", own, c.d.Side, c.qty)
 	}
 	left, err := ledger.Sub(ledger.Abs(own), c.v.OwnWorking)
@@ -226,20 +256,43 @@ func (c *check) closing() *Rejection {
 	if left.Sign() <= 0 {
 		return refuse(NothingToClose, "the strategy's position is %s and its working %s orders are %s: nothing of %s is left to close", own, c.d.Side, c.v.OwnWorking, c.qty)
 	}
+	asked := c.qty
 	if c.qty.Cmp(left) > 0 {
-		c.detail = fmt.Sprintf("reduced from %s to %s: the strategy's position is %s and its working %s orders are %s", c.qty, left, own, c.d.Side, c.v.OwnWorking)
+		c.detail = fmt.Sprintf("reduced from %s to %s: the strategy's position is %s and its working %s orders are %s", asked, left, own, c.d.Side, c.v.OwnWorking)
 		c.qty = left
 	}
+	net := event.Decimal{}
+	if c.closes(c.v.Position) {
+		if net, err = ledger.Sub(ledger.Abs(c.v.Position), c.v.ExitsWorking); err != nil {
+			return refuse(Malformed, "%v", err)
+		}
+	}
+	if net.Sign() <= 0 {
+		return refuse(WouldFlip, "the account's position is %s and its closing %s orders are %s: a %s of %s would open the other side", c.v.Position, c.d.Side, c.v.ExitsWorking, c.d.Side, c.qty)
+	}
+	if c.qty.Cmp(net) > 0 {
+		c.detail = fmt.Sprintf("reduced from %s to %s, the rest would_flip: the account's position is %s and its closing %s orders are %s", asked, net, c.v.Position, c.d.Side, c.v.ExitsWorking)
+		c.qty = net
+	}
+	c.reducing = true
 	return nil
 }
 
-func (c *check) unknownOrder() *Rejection {
+// closes reports whether an order of the decision's side makes a position smaller.
+func (c *check) closes(position event.Decimal) bool {
 	if c.d.Side == event.Buy {
-		open, err := ledger.Add(c.v.WorkingBuy, c.qty)
-		c.reducing = err == nil && c.v.Position.Sign() < 0 && open.Cmp(ledger.Abs(c.v.Position)) <= 0
-	} else {
-		open, err := ledger.Add(c.v.WorkingSell, c.qty)
-		c.reducing = err == nil && c.v.Position.Sign() > 0 && open.Cmp(c.v.Position) <= 0
+		return position.Sign() < 0
+	}
+	return position.Sign() > 0
+}
+
+func (c *check) unknownOrder() *Rejection {
+	working := c.v.WorkingBuy
+	if c.d.Side == event.Sell {
+		working = c.v.WorkingSell
+	}
+	if open, err := ledger.Add(working, c.qty); err == nil && c.closes(c.v.Position) && open.Cmp(ledger.Abs(c.v.Position)) <= 0 {
+		c.reducing = true
 	}
 	if c.v.Unknown != "" && !c.reducing {
 		return refuse(UnknownOrder, "order %s of the account has an unknown outcome, 0 such orders are allowed", c.v.Unknown)
@@ -254,13 +307,24 @@ func (c *check) instrument() *Rejection {
 	return nil
 }
 
+// allowed bounds entries: a position in what is not traded any more can be closed.
 func (c *check) allowed() *Rejection {
-	for _, s := range c.cfg.Symbols {
-		if s == "*" || s == c.d.Symbol || s == c.d.Venue+"|"+c.d.Symbol {
-			return nil
+	if c.reducing {
+		return nil
+	}
+	if !slices.ContainsFunc(c.cfg.Symbols, func(s string) bool { return s == "*" || s == c.d.Symbol || s == c.d.Venue+"|"+c.d.Symbol }) {
+		return refuse(SymbolNotAllowed, "%s|%s is none of the %d that are allowed", c.d.Venue, c.d.Symbol, len(c.cfg.Symbols))
+	}
+	quote := c.v.Instrument.Quote
+	for _, l := range []struct {
+		key     string
+		amounts Amounts
+	}{{"max_order_notional", c.cfg.MaxOrderNotional}, {"max_position_notional", c.cfg.MaxPositionNotional}, {"max_daily_loss", c.cfg.MaxDailyLoss}} {
+		if _, ok := l.amounts[quote]; !ok {
+			return refuse(NoLimit, "%s is quoted in %s, for which %s has no entry (it has %s)", c.d.Symbol, quote, l.key, strings.Join(l.amounts.Currencies(), ", "))
 		}
 	}
-	return refuse(SymbolNotAllowed, "%s|%s is none of the %d that are allowed", c.d.Venue, c.d.Symbol, len(c.cfg.Symbols))
+	return nil
 }
 
 func (c *check) expired() *Rejection {
@@ -276,7 +340,7 @@ func (c *check) expired() *Rejection {
 	return nil
 }
 
-// quote also chooses the price at which the other limits value the order.
+// quote asks for a top of book that can be believed as far as its age and sides go.
 func (c *check) quote() *Rejection {
 	q := c.v.Quote
 	if q == nil || !sane(q.Bid) || !sane(q.Ask) {
@@ -288,8 +352,12 @@ func (c *check) quote() *Rejection {
 	if ahead := time.Duration(q.RecvTime - c.v.Now); ahead > c.cfg.MaxClockSkew {
 		return refuse(ClockSkew, "the last quote's time is %s ahead, at most %s is allowed: compare the clocks of the machines", ahead, c.cfg.MaxClockSkew)
 	}
-	if age := time.Duration(c.v.Now - q.RecvTime); age > c.cfg.MaxQuoteAge {
-		return refuse(QuoteStale, "the last quote is %s old, at most %s is allowed", age, c.cfg.MaxQuoteAge)
+	oldest := c.cfg.MaxQuoteAge
+	if c.reducing {
+		oldest = max(oldest, exitQuoteAge)
+	}
+	if age := time.Duration(c.v.Now - q.RecvTime); age > oldest {
+		return refuse(QuoteStale, "the last quote is %s old, at most %s is allowed", age, oldest)
 	}
 	return nil
 }
@@ -317,18 +385,25 @@ func (c *check) steps() *Rejection {
 	if qty.Sign() <= 0 || qty.Cmp(smallest) < 0 {
 		return refuse(MinQty, "quantity %s in steps of %s is %s, at least %s is needed", c.qty, in.QtyStep, qty, smallest)
 	}
-	c.o = Order{Qty: qty, LimitPrice: c.d.LimitPrice, Price: c.touch(), Reducing: c.reducing, Detail: c.detail}
-	if c.d.Type == event.Limit {
-		price, err := floorTo(c.d.LimitPrice.Decimal, in.PriceTick)
-		if err == nil && c.d.Side == event.Sell && price.Cmp(c.d.LimitPrice.Decimal) < 0 {
-			price, err = ledger.Add(price, in.PriceTick)
+	c.o = Order{Qty: qty, TIF: c.d.TIF, Reducing: c.reducing, Detail: c.detail}
+	limit := c.d.LimitPrice.Decimal
+	if c.d.Type == event.Market {
+		if limit, err = c.marketLimit(); err != nil {
+			return refuse(Malformed, "pricing a market order: %v", err)
 		}
-		if err != nil || price.Sign() <= 0 {
-			return refuse(Malformed, "limit price %s in steps of %s is no price", c.d.LimitPrice, in.PriceTick)
+		if c.o.TIF == event.GTC {
+			c.o.TIF = event.IOC
 		}
-		c.o.LimitPrice, c.o.Price = event.Some(price), price
 	}
-	own, err := ledger.Mul(c.o.Price, qty)
+	price, err := floorTo(limit, in.PriceTick)
+	if err == nil && c.d.Side == event.Sell && price.Cmp(limit) < 0 {
+		price, err = ledger.Add(price, in.PriceTick)
+	}
+	if err != nil || price.Sign() <= 0 {
+		return refuse(Malformed, "limit price %s in steps of %s is no price", limit, in.PriceTick)
+	}
+	c.o.LimitPrice = price
+	own, err := ledger.Mul(price, qty)
 	if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
@@ -338,7 +413,7 @@ func (c *check) steps() *Rejection {
 	// The other limits take the dearer of limit price and touch: a sale far below the
 	// market is filled at the market.
 	c.notional = own
-	if c.touch().Cmp(c.o.Price) > 0 {
+	if c.touch().Cmp(price) > 0 {
 		if c.notional, err = ledger.Mul(c.touch(), qty); err != nil {
 			return refuse(Malformed, "%v", err)
 		}
@@ -373,29 +448,9 @@ func (c *check) orderSize() *Rejection {
 	if c.o.Qty.Cmp(c.cfg.MaxOrderQty) > 0 {
 		return refuse(MaxOrderQty, "quantity is %s, at most %s is allowed", c.o.Qty, c.cfg.MaxOrderQty)
 	}
-	if c.notional.Cmp(c.cfg.MaxOrderNotional) > 0 {
-		return refuse(MaxOrderNotional, "order is worth %s %s, at most %s is allowed", c.notional, c.v.Instrument.Quote, c.cfg.MaxOrderNotional)
-	}
-	return nil
-}
-
-// collar compares a limit price with the side of the quote that it would take,
-// and that side with the other one for a market order: a book that wide has no
-// price.
-func (c *check) collar() *Rejection {
-	reference := c.touch()
-	if c.d.Type == event.Market {
-		reference = c.v.Quote.Bid
-		if c.d.Side == event.Sell {
-			reference = c.v.Quote.Ask
-		}
-	}
-	apart, beyond, err := apartBps(c.o.Price, reference, c.cfg.CollarBps)
-	if err != nil {
-		return refuse(Malformed, "%v", err)
-	}
-	if beyond {
-		return refuse(Collar, "price %s is %s bps from the quote's %s, at most %s is allowed", c.o.Price, apart, reference, c.cfg.CollarBps)
+	quote := c.v.Instrument.Quote
+	if most := c.cfg.MaxOrderNotional[quote]; c.notional.Cmp(most) > 0 {
+		return refuse(MaxOrderNotional, "order is worth %s %s, at most %s is allowed", c.notional, quote, most)
 	}
 	return nil
 }
@@ -429,29 +484,6 @@ func (c *check) drift() *Rejection {
 	return nil
 }
 
-// apartBps tells how far price is from reference, in basis points of the
-// reference (cut to two decimals, for people), and whether that is more than
-// limit (exactly).
-func apartBps(price, reference, limit event.Decimal) (string, bool, error) {
-	diff, err := ledger.Sub(price, reference)
-	if err != nil {
-		return "", false, err
-	}
-	scaled, err := ledger.Mul(ledger.Abs(diff), event.NewDecimal(10000, 0))
-	if err != nil {
-		return "", false, err
-	}
-	allowed, err := ledger.Mul(reference, limit)
-	if err != nil {
-		return "", false, err
-	}
-	bps, err := scaled.Money().Div(reference.Money())
-	if err != nil {
-		return "", false, err
-	}
-	return bps.Trunc(2).String(), scaled.Cmp(allowed) > 0, nil
-}
-
 func (c *check) position() *Rejection {
 	if c.reducing {
 		return nil
@@ -467,7 +499,7 @@ func (c *check) position() *Rejection {
 	}
 	var worth event.Decimal
 	if err == nil {
-		price := c.o.Price
+		price := c.o.LimitPrice
 		if t := c.touch(); t.Cmp(price) > 0 {
 			price = t
 		}
@@ -476,36 +508,45 @@ func (c *check) position() *Rejection {
 	if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
-	if worth.Cmp(c.cfg.MaxPositionNotional) > 0 {
-		return refuse(MaxPosition, "position would be %s, worth %s %s, at most %s is allowed", after, worth, c.v.Instrument.Quote, c.cfg.MaxPositionNotional)
+	quote := c.v.Instrument.Quote
+	if most := c.cfg.MaxPositionNotional[quote]; worth.Cmp(most) > 0 {
+		return refuse(MaxPosition, "position would be %s, worth %s %s, at most %s is allowed", after, worth, quote, most)
 	}
 	return nil
 }
 
+// dailyLoss looks at every currency in which the account has a result: a loss in one
+// of them stops entries in all. A currency without a limit may not lose anything.
 func (c *check) dailyLoss() *Rejection {
 	if c.reducing {
 		return nil
 	}
-	if !c.v.DayPnL.Valid {
-		return refuse(DailyLoss, "the day's profit is not known: an open position has no mark")
-	}
-	if floor := ledger.Neg(c.cfg.MaxDailyLoss); c.v.DayPnL.Decimal.Cmp(floor) <= 0 {
-		return refuse(DailyLoss, "the day's profit is %s %s, it must stay above %s", c.v.DayPnL, c.v.Instrument.Quote, floor)
+	for _, currency := range slices.Sorted(maps.Keys(c.v.DayPnL)) {
+		pnl := c.v.DayPnL[currency]
+		if !pnl.Valid {
+			return refuse(DailyLoss, "the day's profit in %s is not known: an open position has no mark yet", currency)
+		}
+		most, limited := c.cfg.MaxDailyLoss[currency]
+		floor := ledger.Neg(most)
+		if limited && pnl.Decimal.Cmp(floor) <= 0 || !limited && pnl.Decimal.Sign() < 0 {
+			return refuse(DailyLoss, "the day's profit is %s %s, it must stay above %s", pnl, currency, floor)
+		}
 	}
 	return nil
 }
 
-// rate bounds entries; what reduces is charged, and passes.
+// rate bounds the orders sent; what reduces has a budget of the same size for itself.
 func (c *check) rate() *Rejection {
+	sent := c.entries
 	if c.reducing {
-		return nil
+		sent = c.exits
 	}
 	for _, w := range []struct {
 		span time.Duration
 		max  int
 	}{{time.Second, c.cfg.MaxOrdersPerSecond}, {time.Minute, c.cfg.MaxOrdersPerMinute}} {
 		n := 0
-		for _, t := range c.sent {
+		for _, t := range sent {
 			if t > c.v.Now-int64(w.span) {
 				n++
 			}

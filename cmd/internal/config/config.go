@@ -132,9 +132,11 @@ func (c *Config) checkCaps(p *component.Problems) {
 	for i := range c.Execution.Accounts {
 		a := &c.Execution.Accounts[i]
 		n := strategies[a.Name]
-		if limit := a.Limits.MaxPositionNotional.Money(); position.Mul64(n).GreaterThan(limit) {
-			p.Warnf(fmt.Sprintf("execution.accounts[%d].limits.max_position_notional", i),
-				"is %s, but %d strategies of account %s may each hold %s of an instrument (agents.budget.position_cap): limits will refuse orders that the desk decides", limit, n, a.Name, position)
+		for _, currency := range a.Limits.MaxPositionNotional.Currencies() {
+			if limit := a.Limits.MaxPositionNotional[currency].Money(); position.Mul64(n).GreaterThan(limit) {
+				p.Warnf(fmt.Sprintf("execution.accounts[%d].limits.max_position_notional.%s", i, currency),
+					"is %s, but %d strategies of account %s may each hold %s of an instrument (agents.budget.position_cap): limits will refuse orders that the desk decides", limit, n, a.Name, position)
+			}
 		}
 	}
 }

@@ -194,6 +194,9 @@ var (
 	defaulter    = reflect.TypeFor[interface{ SetDefaults() }]()
 )
 
+// mapper is a mapping that says what to write where one scalar is.
+type mapper interface{ WantMapping(scalar string) string }
+
 // value decodes node into v.
 func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 	switch x := n.(type) {
@@ -303,13 +306,17 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) entries(n ast.Node, v reflect.Value, path string) {
+	if m, ok := v.Interface().(mapper); ok {
+		if s, scalar := n.(ast.ScalarNode); scalar {
+			d.addf(n, path, "%s", m.WantMapping(s.GetToken().Value))
+			return
+		}
+	}
 	pairs, ok := d.pairs(n, path)
 	if !ok {
 		return
 	}
-	if v.IsNil() {
-		v.Set(reflect.MakeMap(v.Type()))
-	}
+	v.Set(reflect.MakeMap(v.Type())) // what is written replaces the default whole
 	for _, p := range pairs {
 		key := p.Key.GetToken().Value
 		e := reflect.New(v.Type().Elem()).Elem()
