@@ -26,6 +26,8 @@ type account struct {
 	gate    *risk.Gate
 	// outgoing are the orders that stand in the order log and wait to be sent.
 	outgoing chan *outgoing
+	// exits are those that close lots, which go first.
+	exits chan *outgoing
 	// triedAt is when the account was opened last, retryIn how long after that it is
 	// again while it is refused: reading a ledger takes time. settling guards both.
 	triedAt time.Time
@@ -206,7 +208,7 @@ func (r *Role) setRefused(account string, why error) {
 // Conditions are what can be wrong with execution although it works, by name: each
 // returns what is wrong now, or nothing, at once.
 func (r *Role) Conditions() map[string]func() string {
-	return map[string]func() string{"accounts": r.refusedAccounts, "halt": r.board.wrong}
+	return map[string]func() string{"accounts": r.refusedAccounts, "halt": r.board.wrong, "exits": r.waitingExits}
 }
 
 // refusedAccounts lists the accounts that this process refuses, and why.
@@ -338,7 +340,9 @@ func (o *owner) writeOff(ctx context.Context, acc *account, b broker.Broker, a *
 		}
 		detail := fmt.Sprintf("the order log claims %s of %s, fills prove %s; %s went on without the ledger that had it: %s", ord.claimed(), ord.last.Qty, proven, a.Who, a.Why)
 		o.mu.Lock()
-		events = append(events, ord.writtenOff(proven, notional, detail, o.at()))
+		e := ord.writtenOff(proven, notional, detail, o.at())
+		o.lots.Order(&e)
+		events = append(events, e)
 		delete(o.open, ord.id())
 		o.mu.Unlock()
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/component"
 )
@@ -23,12 +24,13 @@ type Account struct {
 	Name     string          `yaml:"name" doc:"what strategies call it; lower case letters, digits and hyphens"`
 	Broker   string          `yaml:"broker" doc:"where its orders go: paper"`
 	Limits   risk.Config     `yaml:"limits" doc:"Hard limits that no order of the account passes."`
+	Exits    exits.Config    `yaml:"exits" doc:"How positions are closed at their stop, target or horizon."`
 	Settings broker.Settings `yaml:"settings" doc:"Settings of the account's broker."`
 }
 
 // SetDefaults fills in what a configuration does not name.
 func (a *Account) SetDefaults() {
-	*a = Account{Broker: "paper", Limits: risk.DefaultConfig(), Settings: broker.DefaultSettings()}
+	*a = Account{Broker: "paper", Limits: risk.DefaultConfig(), Exits: exits.DefaultConfig(), Settings: broker.DefaultSettings()}
 }
 
 // DefaultConfig returns one paper account named "paper".
@@ -59,6 +61,7 @@ func (c *Config) Validate() component.Problems {
 			seen[a.Name] = i
 		}
 		p.Under(path+".limits", a.Limits.Validate())
+		p.Under(path+".exits", a.Exits.Validate())
 		if spec, err := broker.Registry.Lookup(a.Broker); err != nil {
 			p.Addf(path+".broker", "%v", err)
 		} else {

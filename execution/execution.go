@@ -266,6 +266,11 @@ func (r *Role) own(ctx context.Context, a *bus.Assignment) error {
 	}
 	background.Go(func() { o.watchLog(ctx) })
 	background.Go(func() {
+		if err := o.closesLots(ctx); err != nil && ctx.Err() == nil {
+			cancel(err)
+		}
+	})
+	background.Go(func() {
 		if err := o.ticks(ctx); err != nil && ctx.Err() == nil {
 			cancel(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
@@ -312,7 +313,7 @@ func TestConfig(t *testing.T) {
 	if p := c.Validate(); len(p) != 0 {
 		t.Errorf("default configuration: %v", p)
 	}
-	c.Accounts = append(c.Accounts, c.Accounts[0], Account{Name: "../x", Broker: "nobody", Limits: risk.DefaultConfig(), Settings: broker.DefaultSettings()})
+	c.Accounts = append(c.Accounts, c.Accounts[0], Account{Name: "../x", Broker: "nobody", Limits: risk.DefaultConfig(), Exits: exits.DefaultConfig(), Settings: broker.DefaultSettings()})
 	c.Accounts[0].Settings.Paper.TakerBps = dec("-1")
 	c.MarkInterval = 0
 	var got []string

@@ -114,8 +114,14 @@ func (w *world) publish(topic string, key []byte, m event.Message) {
 // quote publishes a trade at the bid and a top of book.
 func (w *world) quote(bid, bidQty, ask, askQty string) {
 	w.t.Helper()
+	w.quoteAt(time.Now(), bid, bidQty, ask, askQty)
+}
+
+// quoteAt publishes a top of book that came at that time.
+func (w *world) quoteAt(at time.Time, bid, bidQty, ask, askQty string) {
+	w.t.Helper()
 	w.seq++
-	now := time.Now().UnixNano()
+	now := at.UnixNano()
 	w.publish(event.TopicMarket, event.Key(venue, symbol), &event.Trade{
 		Channel: event.ChannelTrade, TradeID: w.seq, Price: dec(bid), Qty: event.Some(dec("1")), EventTime: now, RecvTime: now, TimeSource: event.TimeReceive,
 	})
@@ -264,12 +270,12 @@ func all[M event.Message](w *world, topic string) []M {
 	return out
 }
 
-// history is the entries of one decision's order.
+// history is the entries of one decision's own order, without exits of its lot.
 func (w *world) history(d *event.Decision) []*event.OrderEvent {
 	w.t.Helper()
 	var out []*event.OrderEvent
 	for _, e := range all[*event.OrderEvent](w, event.TopicOrders) {
-		if e.DecisionID == d.ID {
+		if e.DecisionID == d.ID && e.Lot == "" {
 			out = append(out, e)
 		}
 	}
@@ -361,7 +367,9 @@ func (w *world) audit() {
 	want := make(map[event.ID]broker.Execution)
 	for id, r := range reports {
 		e := last[id]
-		byDecision[e.DecisionID]++
+		if e.Lot == "" { // exits are further orders of their lot's decision
+			byDecision[e.DecisionID]++
+		}
 		if r.State != e.State {
 			w.t.Errorf("order %s is %s, the broker says %s", id, e.State, r.State)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 
 	"github.com/autohedge/autohedge/execution/broker"
@@ -41,6 +42,7 @@ type market struct {
 	tops        map[string]*top
 	instruments map[string]*event.Instrument
 	takers      map[broker.QuoteTaker]struct{}
+	watchers    map[*exitWatch]struct{}
 
 	readers []*bus.Reader
 	// ended is closed once every partition of md was read to the end of a drain.
@@ -148,17 +150,19 @@ func (m *market) note(rec *bus.Record, q *event.Quote) {
 	t.quote, t.quoted = *q, true
 	t.from = event.Lineage{Topic: event.TopicMarket, Partition: rec.Partition, Offset: rec.Offset}
 	var kept top
-	if len(m.takers) > 0 {
+	if len(m.takers)+len(m.watchers) > 0 {
 		kept = *t
 	}
-	takers := m.takers // replaced, never changed
+	takers, watchers := m.takers, m.watchers // replaced, never changed
 	m.mu.Unlock()
-	if len(takers) == 0 {
-		return
+	if len(takers) > 0 {
+		out := &broker.Quote{Quote: *q, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id}
+		for b := range takers {
+			b.Quote(out)
+		}
 	}
-	out := &broker.Quote{Quote: *q, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id}
-	for b := range takers {
-		b.Quote(out)
+	for w := range watchers { // once the brokers that simulate have seen the quote
+		w.see(rec.Key, &kept)
 	}
 }
 
@@ -207,6 +211,25 @@ func (m *market) leave(b broker.QuoteTaker) {
 		}
 	}
 	m.takers = takers
+}
+
+// watch lets the exits of an owner see every quote from now on, after the brokers;
+// unwatch ends that.
+func (m *market) watch(w *exitWatch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchers = maps.Clone(m.watchers)
+	if m.watchers == nil {
+		m.watchers = make(map[*exitWatch]struct{})
+	}
+	m.watchers[w] = struct{}{}
+}
+
+func (m *market) unwatch(w *exitWatch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchers = maps.Clone(m.watchers)
+	delete(m.watchers, w)
 }
 
 // drain makes follow end where md ends now.
@@ -301,3 +324,6 @@ func (m *market) learn(rec bus.Record) {
 	defer m.mu.Unlock()
 	m.instruments[key] = in
 }
+
+// references are prices of an instrument beside its quote that are fresh.
+func (m *market) references(*top, int64, *risk.Config) []event.Decimal { return nil }

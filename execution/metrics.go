@@ -35,6 +35,9 @@ type metrics struct {
 	position                    *prometheus.GaugeVec
 	pnl                         *prometheus.GaugeVec
 	unshown                     prometheus.Counter
+	exits                       map[event.Leg]prometheus.Counter
+	lots                        prometheus.Gauge
+	waiting                     map[waitKind]prometheus.Gauge
 
 	shownMu sync.Mutex
 	shown   map[ledger.Key]struct{} // the positions that have gauges
@@ -115,6 +118,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		pnl:      prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "autohedge_execution_pnl_quote", Help: "Total profit at the last mark, in quote currency."}, []string{"account", "strategy", "venue", "symbol", "currency"}),
 		unshown:  counter("autohedge_execution_position_records_without_gauge_total", "Records of positions that have no gauge, since 1,000 others have."),
 		shown:    make(map[ledger.Key]struct{}),
+		exits:    make(map[event.Leg]prometheus.Counter),
+		lots:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "autohedge_execution_lots", Help: "Lots that are open: filled quantities of entries with exits of their own."}),
+		waiting:  make(map[waitKind]prometheus.Gauge),
+	}
+	exits := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "autohedge_execution_exits_total", Help: "Exits of lots that were logged, to be sent, by leg: stop, target, time."}, []string{"leg"})
+	for _, l := range []event.Leg{event.LegStop, event.LegTarget, event.LegTime} {
+		m.exits[l] = exits.WithLabelValues(l.String())
+	}
+	waiting := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "autohedge_execution_waiting_exits", Help: "Lots that were triggered and whose exit cannot be sent now, by reason; the log and /health say more."}, []string{"why"})
+	for _, k := range waitKinds {
+		m.waiting[k] = waiting.WithLabelValues(string(k))
 	}
 	for s := event.OrderRiskRejected; s <= event.OrderNotPlaced; s++ {
 		m.orders[s] = orders.WithLabelValues(s.String())
@@ -123,6 +138,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.rejections[l] = rejections.WithLabelValues(l)
 	}
 	reg.MustRegister(orders, rejections, m.fills, m.skipped, m.orphans, m.dead, m.unknown, m.unproven, m.refused, m.contradictions, m.killSwitch, m.stalled, m.tickToOrder, m.position, m.pnl, m.unshown,
-		m.replayed, m.restores, m.restore, m.snapshots, m.snapshotFailures, m.snapshotBytes, m.snapshot)
+		m.replayed, m.restores, m.restore, exits, m.lots, waiting, m.snapshots, m.snapshotFailures, m.snapshotBytes, m.snapshot)
 	return m
 }

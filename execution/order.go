@@ -52,11 +52,15 @@ func begin(d *event.Decision, brokerName string, now int64, epoch uint32, from e
 	if d.Action == event.ActionFlat {
 		leg = event.LegFlatten
 	}
-	return event.OrderEvent{
+	e := event.OrderEvent{
 		ID: event.OrderEventID(id, 0), Leg: leg, ClientOrderID: id, Broker: brokerName, DecisionID: d.ID, SignalID: d.SignalID,
 		Account: d.Account, Strategy: d.Strategy, Venue: d.Venue, Symbol: d.Symbol, Side: d.Side, Type: d.Type, TIF: d.TIF,
 		Qty: d.Qty.Decimal, LimitPrice: d.LimitPrice, Time: now, SignalTime: d.SignalTime, RefPrice: d.RefPrice, Epoch: epoch, Lineage: from,
 	}
+	if leg == event.LegEntry {
+		e.StopBps, e.TargetBps, e.Horizon = d.StopBps, d.TargetBps, d.Horizon
+	}
+	return e
 }
 
 // restored continues an order from its last entry.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/autohedge/autohedge/execution/broker"
+	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/bus"
@@ -44,6 +45,8 @@ type owner struct {
 	// slots bounds the decisions in flight; fail ends the owner.
 	slots chan struct{}
 	fail  func(error)
+	// exitSlots bounds the exits in flight: they wait for no decision.
+	exitSlots chan struct{}
 	// cancels are the withdrawals after a halt that are on their way, at most
 	// haltCancels at once.
 	cancels     sync.WaitGroup
@@ -61,10 +64,15 @@ type owner struct {
 	mu       sync.Mutex
 	book     *ledger.Book
 	orders   *orders
+	lots     *exits.Book
 	open     map[string]*working // those that are not done
 	unknown  map[string]struct{} // those whose outcome is not known
 	unknowns int                 // as the gauge has it
 	doubts   map[string]*doubt   // those of which more is claimed than proven
+	exits    exitState
+
+	// watch sees quotes for the lots; it has a lock of its own.
+	watch *exitWatch
 
 	saved saved
 }
@@ -73,8 +81,9 @@ type owner struct {
 // opens the accounts' brokers and asks them about every order that is not done.
 func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (*owner, error) {
 	o := &owner{
-		role: r, partition: partition, slots: make(chan struct{}, inFlight), cancelSlots: make(chan struct{}, haltCancels), fail: fail, accounts: make(map[string]*account),
-		open: make(map[string]*working), unknown: make(map[string]struct{}), doubts: make(map[string]*doubt), contradictions: make(map[string]string),
+		role: r, partition: partition, slots: make(chan struct{}, inFlight), exitSlots: make(chan struct{}, inFlight), cancelSlots: make(chan struct{}, haltCancels), fail: fail, accounts: make(map[string]*account),
+		open: make(map[string]*working), unknown: make(map[string]struct{}), doubts: make(map[string]*doubt), contradictions: make(map[string]string), exits: newExitState(),
+		watch: newExitWatch(r.market, r.env.Clock),
 	}
 	if err := r.patiently(ctx, partition, func() (err error) {
 		o.producer, err = r.takeOver(ctx, bus.OwnConfig{
@@ -103,19 +112,20 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 		if err != nil {
 			return nil, err
 		}
-		o.accounts[name] = &account{cfg: cfg, broker: newGatedBroker(), profile: r.profile(spec.New.Profile), gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight)}
+		o.accounts[name] = &account{cfg: cfg, broker: newGatedBroker(), profile: r.profile(spec.New.Profile), gate: risk.NewGate(cfg.Limits), outgoing: make(chan *outgoing, inFlight), exits: make(chan *outgoing, inFlight)}
 		r.metrics.refused.Inc()
 	}
 	var rec *records
 	if err := r.patiently(ctx, partition, func() (err error) { rec, err = o.remember(ctx); return err }); err != nil {
 		return nil, fmt.Errorf("restoring partition %d: %w", partition, err)
 	}
+	rec.checkLots()
 	for _, why := range rec.unreadable {
 		for name := range o.accounts {
 			rec.conflicts[name] = why
 		}
 	}
-	o.book, o.orders = rec.book, rec.orders
+	o.book, o.orders, o.lots = rec.book, rec.orders, rec.lots
 	for id, ord := range o.orders.whole {
 		if !ord.state().Terminal() {
 			o.open[id] = &working{order: ord}
@@ -138,6 +148,7 @@ func (r *Role) restore(ctx context.Context, partition int32, fail func(error)) (
 	if err := o.openAccounts(ctx, rec.conflicts); err != nil {
 		return nil, err
 	}
+	o.armAll()
 	o.nextMark = o.now() + int64(r.cfg.MarkInterval)
 	ok = true
 	return o, nil
@@ -239,6 +250,8 @@ func (o *owner) at() stamp { return stamp{now: o.now(), epoch: o.epoch} }
 // close releases the producer and the brokers.
 func (o *owner) close() {
 	o.cancels.Wait()
+	o.role.market.unwatch(o.watch)
+	o.exits.close(o.role.metrics)
 	ctx, cancel := context.WithTimeout(context.Background(), controlTimeout)
 	defer cancel()
 	if err := o.producer.Close(ctx); err != nil {
@@ -470,7 +483,7 @@ func (o *owner) cancelHalted(ctx context.Context, w *working, machine time.Time)
 	busy, last, id := w.canceling || machine.Sub(w.canceledAt) < o.role.cfg.QueryInterval, w.last, w.id()
 	o.mu.Unlock()
 	acc := o.accounts[last.Account]
-	if busy || acc == nil || acc.broker.refused() != nil || o.role.board.blocked(last.Account, last.Venue, last.Symbol, last.Leg == event.LegFlatten) == "" {
+	if busy || acc == nil || acc.broker.refused() != nil || o.role.board.blocked(last.Account, last.Venue, last.Symbol, last.Leg.Reduces()) == "" {
 		return
 	}
 	select {
@@ -544,6 +557,9 @@ func (o *owner) finish(ctx context.Context) error {
 		return ctx.Err()
 	case <-time.After(settleFor):
 		o.role.env.Log.Warn("going on without the end of market data", "partition", o.partition)
+	}
+	if err := o.lastExits(ctx); err != nil {
+		return err
 	}
 	for {
 		waiting, err := o.settle(ctx)

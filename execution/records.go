@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/component"
@@ -103,6 +104,8 @@ type records struct {
 	// charged is when the orders of the last minute began, by account.
 	charged map[string][]int64
 	book    *ledger.Book
+	// lots follow from the orders and the fills, as book does.
+	lots *exits.Book
 	// conflicts says, by account, that the log of fills contradicts itself.
 	conflicts map[string]string
 	// unreadable are the records of the logs that hold no event of theirs: what they
@@ -112,7 +115,8 @@ type records struct {
 
 func newRecords() *records {
 	return &records{
-		next: make(map[string]int64), orders: newOrders(), charged: make(map[string][]int64), book: ledger.NewBook(), conflicts: make(map[string]string),
+		next: make(map[string]int64), orders: newOrders(), charged: make(map[string][]int64), book: ledger.NewBook(), lots: exits.NewBook(),
+		conflicts: make(map[string]string),
 	}
 }
 
@@ -128,7 +132,8 @@ func (s *records) order(e *event.OrderEvent) {
 	if known != nil && e.Seq <= known.last.Seq {
 		return // a second copy
 	}
-	if e.State == event.OrderSubmitting {
+	s.lots.Order(e)
+	if e.State == event.OrderSubmitting && !e.Leg.Exits() { // exits have a budget of their own
 		lately := slices.DeleteFunc(s.charged[e.Account], func(t int64) bool { return t <= e.Time-int64(time.Minute) })
 		s.charged[e.Account] = append(lately, e.Time)
 	}
@@ -138,29 +143,58 @@ func (s *records) order(e *event.OrderEvent) {
 // trim lets orders go that are long done. It is for a moment at which the logs were
 // read up to about the same time.
 func (s *records) trim() {
+	s.lots.Prune(func(lot string) bool { return lotIsGone(s.orders, s.book, lot) })
 	for _, id := range s.orders.trim(s.settled) {
 		s.book.Forget(id)
 	}
 }
 
+// lotIsGone reports whether a lot that is not there was closed, and is not still to come
+// from fills of its entry.
+func lotIsGone(all *orders, book *ledger.Book, lot string) bool {
+	return all.of(lot) == nil || book.Proven(lot).Sign() > 0
+}
+
 // fill takes a record of the log of fills over. One that contradicts another, or
 // cannot be counted, is noted, which halts the account, and changes nothing.
 func (s *records) fill(f *event.Fill, currency string) {
-	if _, err := s.book.Apply(f, currency); err != nil {
+	applied, err := s.book.Apply(f, currency)
+	if err == nil && applied {
+		err = s.lots.Apply(f, termsOf(s.orders.of(f.ClientOrderID)))
+	}
+	if err != nil {
 		s.conflicts[f.Account] = err.Error()
 	}
+}
+
+// termsOf is what an order says of lots; of one that is not remembered, nothing.
+func termsOf(ord *order) exits.Terms {
+	if ord == nil {
+		return exits.Terms{}
+	}
+	return exits.TermsOf(&ord.last)
 }
 
 // read reads on to the ends of the logs as they are now and returns how many records
 // that were. quoted is the currency an instrument is quoted in, "" where it is not
 // known.
 func (s *records) read(ctx context.Context, c *bus.Client, partition int32, quoted func(venue, symbol string) string) (n int, err error) {
+	// What a fill means is said by its order, so that fills are read no further than they
+	// were before the orders are read.
+	ends, err := c.Offsets(ctx, event.TopicFills)
+	if err != nil {
+		return 0, err
+	}
+	fills := ends[partition].End
 	for _, topic := range sources {
 		from, known := s.next[topic]
 		if !known {
 			from = bus.FromStart
 		}
 		end, err := c.ReadAll(ctx, topic, partition, from, func(rec bus.Record) error {
+			if topic == event.TopicFills && rec.Offset >= fills {
+				return nil
+			}
 			n++
 			if event.TypeOf(rec.Value) == event.TypeEpoch {
 				return nil
@@ -173,6 +207,9 @@ func (s *records) read(ctx context.Context, c *bus.Client, partition int32, quot
 		})
 		if err != nil {
 			return n, err
+		}
+		if topic == event.TopicFills {
+			end = max(min(end, fills), s.next[topic])
 		}
 		s.next[topic] = end
 	}
@@ -220,11 +257,14 @@ type savedRecords struct {
 	Book    ledger.Saved        `json:"book"`
 	// Conflicts are those of the log of fills, by account.
 	Conflicts map[string]string `json:"conflicts,omitempty"`
+	// Lots is absent in snapshots of builds that had none.
+	Lots *exits.Saved `json:"lots,omitempty"`
 }
 
 func (s *records) encode(life func(topic string) event.ID) ([]byte, error) {
 	out := savedRecords{
 		Next: s.next, Lives: make(map[string]event.ID), Begun: s.orders.begun, Charged: s.charged, Book: s.book.Save(), Conflicts: s.conflicts,
+		Lots: s.lots.Save(),
 	}
 	for _, topic := range sources {
 		out.Lives[topic] = life(topic)
@@ -283,7 +323,27 @@ func decodeRecords(state []byte, life func(topic string) event.ID) (*records, er
 	if s.book, err = ledger.Load(in.Book); err != nil {
 		return nil, fmt.Errorf("decoding the records of a partition: %w", err)
 	}
+	if in.Lots != nil {
+		if s.lots, err = exits.Load(in.Lots); err != nil {
+			return nil, fmt.Errorf("decoding the records of a partition: %w", err)
+		}
+		return s, nil
+	}
+	for _, k := range s.book.Keys(true) {
+		s.lots.Adopt(k, s.book.Qty(k))
+	}
 	return s, nil
+}
+
+// checkLots notes accounts whose lots do not add up to a position: two records of the
+// same fact.
+func (s *records) checkLots() {
+	for _, k := range slices.Concat(s.book.Keys(true), s.lots.Keys()) {
+		sum, err := s.lots.Sum(k)
+		if qty := s.book.Qty(k); err != nil || sum.Cmp(qty) != 0 {
+			s.conflicts[k.Account] = fmt.Sprintf("the lots of strategy %s in %s %s add up to %s, its fills to %s", k.Strategy, k.Venue, k.Symbol, sum, qty)
+		}
+	}
 }
 
 // checkLogs refuses logs that are not those that the offsets belong to, or that

@@ -23,6 +23,7 @@ type outgoing struct {
 	*working
 	order    broker.Order
 	reducing bool
+	exit     bool      // it has one of the exits' slots
 	until    time.Time // of the machine's clock: the decision's deadline
 	// judged is when the limits were checked, logged when the order log had it.
 	judged, logged time.Time
@@ -38,19 +39,29 @@ const ownerLease = time.Second
 // ago, and more would pile up behind it.
 const logPatience = 5 * time.Second
 
-// sends passes an account's orders on to its broker, one after another, in the
-// order in which they stand in the order log. Limits and the order log go on
-// meanwhile.
+// sends passes an account's orders on to its broker, one after another: exits first,
+// each kind in the order in which it stands in the order log. Limits and the order log
+// go on meanwhile.
 func (o *owner) sends(ctx context.Context, acc *account) error {
 	for {
+		var out *outgoing
 		select {
-		case out := <-acc.outgoing:
-			if err := o.send(ctx, acc, out); err != nil {
-				return err
+		case out = <-acc.exits:
+		default:
+			select {
+			case out = <-acc.exits:
+			case out = <-acc.outgoing:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
+		}
+		if err := o.send(ctx, acc, out); err != nil {
+			return err
+		}
+		if out.exit {
+			<-o.exitSlots
+		} else {
 			o.free()
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 }

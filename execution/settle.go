@@ -150,11 +150,19 @@ func (o *owner) absorb(w *working, r *broker.Report, fills []*event.Fill, curren
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, f := range fills {
-		if _, err := o.book.Apply(f, cmp.Or(currency, f.FeeCurrency)); err != nil {
+		applied, err := o.book.Apply(f, cmp.Or(currency, f.FeeCurrency))
+		if err == nil && applied {
+			err = o.lots.Apply(f, termsOf(w.order))
+		}
+		if err != nil {
 			return nil, err
 		}
+		o.armLocked(keyOf(f))
 	}
 	events, err := w.adopt(r, o.at())
+	for i := range events {
+		o.lots.Order(&events[i])
+	}
 	o.moved(w)
 	return events, err
 }
@@ -181,6 +189,9 @@ func fillOf(ord *order, r *broker.Report, i int) *event.Fill {
 func (o *owner) move(ctx context.Context, w *working, step func(at stamp) (event.OrderEvent, bool)) error {
 	o.mu.Lock()
 	e, ok := step(o.at())
+	if ok {
+		o.lots.Order(&e)
+	}
 	o.moved(w)
 	o.mu.Unlock()
 	if !ok {

@@ -10,10 +10,11 @@ import (
 
 // Lot is what is left of the filled quantity of one entry.
 type Lot struct {
-	// ID is the client order id of the entry, Decision the entry's; both are empty for
-	// what was held before there were lots.
+	// ID is the client order id of the entry, Decision and Signal are the entry's; all are
+	// empty for what was held before there were lots.
 	ID       string     `json:"id"`
 	Decision event.ID   `json:"decision"`
+	Signal   event.ID   `json:"signal"`
 	Key      ledger.Key `json:"key"`
 	// Side is the entry's: a lot that was bought is long.
 	Side event.Side    `json:"side"`
@@ -61,14 +62,14 @@ type Tries struct {
 type Terms struct {
 	Leg                event.Leg
 	Lot                string
-	Decision           event.ID
+	Decision, Signal   event.ID
 	StopBps, TargetBps uint32
 	Horizon            int64
 }
 
 // TermsOf returns the terms of an order; any of its entries has them.
 func TermsOf(e *event.OrderEvent) Terms {
-	return Terms{Leg: e.Leg, Lot: e.Lot, Decision: e.DecisionID, StopBps: e.StopBps, TargetBps: e.TargetBps, Horizon: e.Horizon}
+	return Terms{Leg: e.Leg, Lot: e.Lot, Decision: e.DecisionID, Signal: e.SignalID, StopBps: e.StopBps, TargetBps: e.TargetBps, Horizon: e.Horizon}
 }
 
 // Book holds the lots of every position. The lots of one position are all of one side,
@@ -141,7 +142,7 @@ func (b *Book) Apply(f *event.Fill, t Terms) error {
 	}
 	l := b.byID[f.ClientOrderID]
 	if l == nil {
-		l = &Lot{ID: f.ClientOrderID, Decision: t.Decision, Key: k, Side: f.Side, Opened: f.Time}
+		l = &Lot{ID: f.ClientOrderID, Decision: t.Decision, Signal: t.Signal, Key: k, Side: f.Side, Opened: f.Time}
 		if t.Leg == event.LegEntry {
 			l.StopBps, l.TargetBps, l.Horizon = t.StopBps, t.TargetBps, t.Horizon
 		}

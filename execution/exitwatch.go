@@ -1,0 +1,183 @@
+package execution
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/autohedge/autohedge/execution/exits"
+	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/stream/component"
+	"github.com/autohedge/autohedge/stream/event"
+)
+
+// exitWatch looks at every quote of the instruments in which an owner has lots and keeps
+// which lots a quote triggered. Who reads market data calls it: it waits for nothing. It
+// is safe for concurrent use.
+type exitWatch struct {
+	market *market
+	clock  component.Clock
+	// work holds a token while a lot was triggered that nobody has looked at yet.
+	work chan struct{}
+
+	some atomic.Bool // whether anything is armed
+	mu   sync.Mutex
+	// armed are the lots by key of the instrument and position, fired what triggered
+	// them, by lot.
+	armed map[string]map[ledger.Key]*armedLots
+	fired map[string]trigger
+}
+
+// armedLots are the lots of one position, with the levels that the tick gives.
+type armedLots struct {
+	acc  *account
+	tick event.Decimal
+	lots []armedLot
+	good top // the last quote that was usable
+}
+
+type armedLot struct {
+	id     string
+	long   bool
+	levels exits.Levels
+}
+
+// trigger is why a lot is closed.
+type trigger struct {
+	leg   event.Leg
+	cause string
+	from  event.Lineage // the quote's
+	at    int64
+}
+
+func newExitWatch(m *market, clock component.Clock) *exitWatch {
+	return &exitWatch{market: m, clock: clock, work: make(chan struct{}, 1), armed: make(map[string]map[ledger.Key]*armedLots), fired: make(map[string]trigger)}
+}
+
+// arm replaces the lots of a position; none disarms it.
+func (w *exitWatch) arm(k ledger.Key, acc *account, lots []*exits.Lot, tick event.Decimal) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	instrument := string(event.Key(k.Venue, k.Symbol))
+	was := w.armed[instrument][k]
+	is := &armedLots{acc: acc, tick: tick}
+	if was != nil {
+		is.good = was.good
+	}
+	there := make(map[string]bool)
+	for _, l := range lots {
+		if l.Exits() && acc != nil {
+			is.lots = append(is.lots, armedLot{l.ID, l.Long(), l.Levels(tick)})
+			there[l.ID] = true
+		}
+	}
+	if was != nil {
+		for _, l := range was.lots {
+			if !there[l.id] {
+				delete(w.fired, l.id)
+			}
+		}
+	}
+	if len(is.lots) > 0 {
+		if w.armed[instrument] == nil {
+			w.armed[instrument] = make(map[ledger.Key]*armedLots)
+		}
+		w.armed[instrument][k] = is
+	} else if delete(w.armed[instrument], k); len(w.armed[instrument]) == 0 {
+		delete(w.armed, instrument)
+	}
+	w.some.Store(len(w.armed) > 0)
+}
+
+// see takes a quote.
+func (w *exitWatch) see(key []byte, t *top) {
+	if !w.some.Load() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, g := range w.armed[string(key)] {
+		w.checkLocked(g, t)
+	}
+}
+
+// look checks the lots of a position against the last quote, if there is one, and the
+// time.
+func (w *exitWatch) look(k ledger.Key, t *top) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]; g != nil {
+		w.checkLocked(g, t)
+	}
+}
+
+func (w *exitWatch) checkLocked(g *armedLots, t *top) {
+	now := w.clock.Now().UnixNano()
+	var q *exits.Quote
+	var from event.Lineage
+	if t != nil {
+		from = t.from
+		limits := &g.acc.cfg.Limits
+		if usable := t.forExits(); usable.Unusable(now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.market.references(t, now, limits)) == "" {
+			q, g.good = &usable, *t
+		}
+	}
+	for _, l := range g.lots {
+		if _, is := w.fired[l.id]; is {
+			continue
+		}
+		leg, cause := l.levels.Check(l.long, q, now)
+		if leg == event.LegUnset {
+			continue
+		}
+		w.fired[l.id] = trigger{leg, cause, from, now}
+		select {
+		case w.work <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// triggered returns what triggered a lot.
+func (w *exitWatch) triggered(lot string) (trigger, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t, ok := w.fired[lot]
+	return t, ok
+}
+
+// priced returns the quote that an exit of a position is priced at: the last one, or
+// else the last that was usable, at most so old; why says what is wrong with them.
+func (w *exitWatch) priced(k ledger.Key, acc *account, last *top, now int64) (t *top, why string) {
+	limits := &acc.cfg.Limits
+	why = "there is no quote yet"
+	if last != nil {
+		q := last.forExits()
+		if why = q.Unusable(now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.market.references(last, now, limits)); why == "" {
+			return last, ""
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]; g != nil && g.good.key != nil {
+		good := g.good
+		if q := good.forExits(); now-q.RecvTime <= int64(acc.cfg.Exits.MaxQuoteAge) {
+			return &good, ""
+		}
+	}
+	return nil, why
+}
+
+// tickOf returns the tick that a position is armed with.
+func (w *exitWatch) tickOf(k ledger.Key) (event.Decimal, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]
+	if g == nil {
+		return event.Decimal{}, false
+	}
+	return g.tick, true
+}
+
+func (t *top) forExits() exits.Quote {
+	return exits.Quote{Bid: t.quote.Bid, Ask: t.quote.Ask, RecvTime: t.quote.RecvTime}
+}
