@@ -445,7 +445,7 @@ func TestExitsOnlyReduce(t *testing.T) {
 	r.looks()
 	w.wantExits(d, "stop 1: submitting:would_flip accepted filled, stop 2: risk_rejected:would_flip")
 	back := w.decision(event.Buy, "0.015", "49700.5")
-	back.Strategy, back.Action = "reversal", event.ActionFlat
+	back.Strategy = "reversal"
 	w.wantStates(w.decide(back), "submitting accepted filled")
 	w.wantExits(d, "stop 1: submitting:would_flip accepted filled, stop 2: risk_rejected:would_flip, stop 3: submitting accepted filled")
 	r.drain()
@@ -484,6 +484,32 @@ func TestFlatDecisionClosesLots(t *testing.T) {
 			t.Errorf("exit %+v", e)
 		}
 	}
+}
+
+// TestBadQuotesCloseNothing: a quote that no other price agrees with reaches no stop.
+func TestBadQuotesCloseNothing(t *testing.T) {
+	w := newExitWorld(t)
+	r := w.startWithQuote()
+	d := w.decide(w.enter(event.Buy, "0.02", 0))
+	w.wantStates(d, "submitting accepted filled")
+	bad := func(bid, ask string) {
+		w.seq++
+		w.publish(event.TopicMarket, event.Key(venue, symbol), &event.Quote{
+			Channel: event.ChannelBookTicker, Sequence: w.seq, Bid: dec(bid), BidQty: event.Some(dec("1")), Ask: dec(ask), AskQty: event.Some(dec("1")),
+			RecvTime: time.Now().UnixNano(), TimeSource: event.TimeReceive,
+		})
+		w.seesQuote(r)
+		r.looks()
+	}
+	bad("0.99", "0.99")         // far from the last trade
+	bad("49700.00", "50300.00") // wide
+	bad("49800.00", "49700.00") // crossed
+	bad("49700.00", "0")        // one side
+	w.wantExits(d, "")
+	w.quote("49700.00", "0.5", "49701.00", "0.5")
+	w.wantExits(d, "stop 1: submitting accepted filled")
+	r.drain()
+	w.audit()
 }
 
 // TestExitWithoutFreshQuote: a horizon that passes without a fresh quote is acted on at

@@ -3,9 +3,11 @@ package execution
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -117,7 +119,7 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 	if t != nil {
 		from = t.from
 		limits := &g.acc.cfg.Limits
-		if usable := t.forExits(); usable.Unusable(now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.market.references(t, now, limits)) == "" {
+		if usable := t.forExits(); usable.Unusable(now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits)) == "" {
 			q, g.good = &usable, *t
 		}
 	}
@@ -137,6 +139,23 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 	}
 }
 
+// references are the prices of a quote's instrument that say whether the quote can be
+// believed, as limits have them for what only reduces: the last trade, if it is fresh,
+// and the mean of mids.
+func (w *exitWatch) references(t *top, now int64, limits *risk.Config) []event.Decimal {
+	var out []event.Decimal
+	_, trade, mean := w.market.forRisk(t.venue, t.symbol, now)
+	if trade != nil {
+		if age := time.Duration(now - trade.RecvTime); age <= limits.MaxTradeAge && -age <= limits.MaxClockSkew {
+			out = append(out, trade.Price)
+		}
+	}
+	if mean.Valid {
+		out = append(out, mean.Decimal)
+	}
+	return out
+}
+
 // triggered returns what triggered a lot.
 func (w *exitWatch) triggered(lot string) (trigger, bool) {
 	w.mu.Lock()
@@ -152,7 +171,7 @@ func (w *exitWatch) priced(k ledger.Key, acc *account, last *top, now int64) (t 
 	why = "there is no quote yet"
 	if last != nil {
 		q := last.forExits()
-		if why = q.Unusable(now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.market.references(last, now, limits)); why == "" {
+		if why = q.Unusable(now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(last, now, limits)); why == "" {
 			return last, ""
 		}
 	}

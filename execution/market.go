@@ -324,6 +324,3 @@ func (m *market) learn(rec bus.Record) {
 	defer m.mu.Unlock()
 	m.instruments[key] = in
 }
-
-// references are prices of an instrument beside its quote that are fresh.
-func (m *market) references(*top, int64, *risk.Config) []event.Decimal { return nil }
