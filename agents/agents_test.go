@@ -625,6 +625,7 @@ func TestConfigValidate(t *testing.T) {
 		"desk":          {func(c *Config) { c.Desk = "oracle" }, "desk"},
 		"llm of nobody": {func(c *Config) { c.Desk = DeskLLM }, "llm.base_url"},
 		"unused":        {func(c *Config) { c.Desk, c.LLM.BaseURL = DeskDeterministic, "http://127.0.0.1:1/v1" }, "desk"},
+		"on failure":    {func(c *Config) { c.OnFailure = "rules" }, "on_failure"},
 		"concurrency":   {func(c *Config) { c.Concurrency = 0 }, "concurrency"},
 		"nested":        {func(c *Config) { c.Budget.QuantityDecimals = -1 }, "budget.quantity_decimals"},
 		"nested llm":    {func(c *Config) { c.LLM.MaxTokens = 0 }, "llm.max_tokens"},

@@ -23,12 +23,13 @@ type Config struct {
 	Budget      desk.Budget `yaml:"budget" doc:"how much one decision may move"`
 	Quote       desk.Quote  `yaml:"quote" doc:"market state in which the desk abstains"`
 	Policy      desk.Policy `yaml:"policy" doc:"what the deterministic desk judges by"`
+	OnFailure   string      `yaml:"on_failure" doc:"what is done about a signal against a position when the model gives no answer in time: reduce_only (the deterministic rules close the position) or none (abstain)"`
 }
 
 // DefaultConfig is the deterministic desk, until an endpoint is configured.
 func DefaultConfig() Config {
 	d := desk.DefaultConfig()
-	return Config{Desk: DeskAuto, Concurrency: 16, LLM: llm.DefaultConfig(), Budget: d.Budget, Quote: d.Quote, Policy: d.Policy}
+	return Config{Desk: DeskAuto, Concurrency: 16, LLM: llm.DefaultConfig(), Budget: d.Budget, Quote: d.Quote, Policy: d.Policy, OnFailure: d.OnFailure}
 }
 
 // UsesLLM reports whether the configuration asks a model.
@@ -50,6 +51,9 @@ func (c *Config) Validate() component.Problems {
 	if c.Desk == DeskDeterministic && c.LLM.Enabled() {
 		p.Warnf("desk", "is deterministic: the endpoint in llm is not used")
 	}
+	if c.OnFailure != desk.OnFailureReduceOnly && c.OnFailure != desk.OnFailureNone {
+		p.Addf("on_failure", "is %q: want %s or %s", c.OnFailure, desk.OnFailureReduceOnly, desk.OnFailureNone)
+	}
 	if c.Concurrency < 1 || c.Concurrency > 1024 {
 		p.Addf("concurrency", "is %d: want 1 to 1024", c.Concurrency)
 	}
@@ -69,7 +73,7 @@ func (c *Config) CycleLatency() time.Duration {
 }
 
 func (c *Config) desk() desk.Config {
-	return desk.Config{Budget: c.Budget, Quote: c.Quote, Policy: c.Policy}
+	return desk.Config{Budget: c.Budget, Quote: c.Quote, Policy: c.Policy, OnFailure: c.OnFailure}
 }
 
 var _ component.Validator = (*Config)(nil)

@@ -360,13 +360,20 @@ func (w *worker) verdict(ctx context.Context, j *job) (*event.Verdict, ack, erro
 		r.metrics.republished.Inc()
 		return v, nil, nil
 	}
+	late, stop := w.patience(j.signal)
+	defer stop()
+	busy := false
 	select {
 	case r.pool <- struct{}{}:
+	case <-late: // the rules need no place
+		busy = true
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
-	v, err := w.judge(ctx, j)
-	<-r.pool
+	v, err := w.judge(ctx, j, busy)
+	if !busy {
+		<-r.pool
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -384,11 +391,27 @@ func (w *worker) journalled(signal event.ID) *event.Verdict {
 	return w.verdicts[signal]
 }
 
-func (w *worker) judge(ctx context.Context, j *job) (*event.Verdict, error) {
+// patience is when a signal against a position that waits for a place has waited for
+// long enough: half of its time. Other signals, and those of a replay, wait on.
+func (w *worker) patience(s *event.Signal) (<-chan time.Time, func()) {
+	r := w.role
+	if r.model == nil || r.replay || r.cfg.OnFailure != desk.OnFailureReduceOnly || !desk.Opposes(s, w.holding(s)) {
+		return nil, func() {}
+	}
+	t := time.NewTimer(time.Duration(s.Deadline-r.env.Clock.Now().UnixNano()) / 2)
+	return t.C, func() { t.Stop() }
+}
+
+// holding is what a signal's strategy holds of its symbol.
+func (w *worker) holding(s *event.Signal) event.Decimal {
+	return w.role.holdings.quantity(s.Account, s.Strategy, s.Venue, s.Symbol)
+}
+
+func (w *worker) judge(ctx context.Context, j *job, busy bool) (*event.Verdict, error) {
 	r, s := w.role, j.signal
-	qty := r.holdings.quantity(s.Account, s.Strategy, s.Venue, s.Symbol)
+	qty := w.holding(s)
 	lineage := event.Lineage{Topic: event.TopicSignals, Partition: w.a.Partition, Offset: j.offset}
-	in := desk.Input{Signal: s, Lineage: lineage, Position: qty, Time: r.watch(s), Journal: &journal{w: w, job: j}, Replay: r.replay}
+	in := desk.Input{Signal: s, Lineage: lineage, Position: qty, Time: r.watch(s), Journal: &journal{w: w, job: j}, Replay: r.replay, Busy: busy}
 	in.PriceTick, in.QtyStep = r.steps.of(s.Venue, s.Symbol)
 	v, err := r.desk.Judge(ctx, in)
 	if err != nil {

@@ -17,6 +17,8 @@ type Case struct {
 	in       Input
 	sig      *event.Signal
 	decision event.ID
+	// deadline is the signal's, or earlier where time is kept for the rules.
+	deadline int64
 	// calls counts the questions to each role, so that the second thesis' calls
 	// have identities of their own.
 	calls map[string]uint32
@@ -38,7 +40,7 @@ func newCase(cfg *Config, in Input, decision event.ID) (*Case, *Abstention) {
 		return nil, a
 	}
 	c := &Case{
-		cfg: cfg, in: in, sig: s, decision: decision, calls: make(map[string]uint32),
+		cfg: cfg, in: in, sig: s, decision: decision, deadline: s.Deadline, calls: make(map[string]uint32),
 		bid: s.Bid.Decimal.Money(), ask: s.Ask.Decimal.Money(), ref: s.RefPrice.Money(), position: in.Position.Money(),
 	}
 	if a := c.checkQuote(); a != nil {
@@ -128,8 +130,8 @@ func strength(value, threshold float64) float64 {
 
 // expired reports the abstention of a judgement that took too long.
 func (c *Case) expired() error {
-	if now := c.in.Time.Now(); now >= c.sig.Deadline {
-		return &Abstention{ReasonDeadline, fmt.Sprintf("deadline passed %s ago while judging", time.Duration(now-c.sig.Deadline))}
+	if now := c.in.Time.Now(); now >= c.deadline {
+		return &Abstention{ReasonDeadline, fmt.Sprintf("deadline passed %s ago while judging", time.Duration(now-c.deadline))}
 	}
 	return nil
 }

@@ -38,6 +38,8 @@ type Config struct {
 	Budget Budget
 	Quote  Quote
 	Policy Policy
+	// OnFailure is one of the constants of that name.
+	OnFailure string
 }
 
 // DefaultConfig is a small desk on liquid spot symbols. Nobody has measured an edge of
@@ -63,6 +65,7 @@ func DefaultConfig() Config {
 			MaxSlippageBps: 5,
 			Order:          "limit",
 		},
+		OnFailure: OnFailureReduceOnly,
 	}
 }
 

@@ -145,7 +145,7 @@ func (d *Desk) execute(ctx context.Context, c *Case, v *event.Verdict, t Thesis,
 	if t.Direction == Flat {
 		dec.Conviction = uint32(t.Conviction)
 	} else {
-		dec.StopBps, dec.TargetBps = uint32(t.StopBps), uint32(t.TargetBps)
+		dec.StopBps, dec.TargetBps, dec.Horizon = uint32(t.StopBps), uint32(t.TargetBps), t.hold
 	}
 	dec.Side, dec.Qty, dec.Type, dec.TIF, dec.LimitPrice = o.Side, event.Some(o.Qty), o.Type, o.TIF, o.LimitPrice
 	dec.MaxSlippageBps = event.Some(event.NewDecimal(int64(o.SlippageBps), 0))

@@ -3,6 +3,7 @@ package desk
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/autohedge/autohedge/stream/event"
@@ -30,6 +31,7 @@ const (
 	ReasonFiltered      = "filtered"          // the provider's content filter
 	ReasonRateLimited   = "rate_limited"      // 429
 	ReasonProviderError = "provider_error"    // any other failure of the endpoint
+	ReasonModelBusy     = "model_busy"        // other signals had the model until too late
 	ReasonDiverged      = "journal_differs"   // a replay asks another question than was journalled
 )
 
@@ -47,6 +49,7 @@ const (
 	ReasonBeyondDrift    = "beyond_drift"      // the price already left the signal's drift
 	ReasonBelowMinimum   = "below_minimum"     // the quantity rounds to nothing
 	ReasonWithheld       = "director_withheld" // the Director decided against the order
+	ReasonModelFailed    = "model_failed"      // the model gave no answer, and the rules closed the position
 )
 
 // Journal is where a model's answers are kept.
@@ -75,6 +78,8 @@ type Input struct {
 	Position event.Decimal
 	// PriceTick and QtyStep are the venue's steps; zero when not known.
 	PriceTick, QtyStep event.Decimal
+	// Busy says that other signals had the model for too long: it is not asked.
+	Busy bool
 	// Replay says that the journal is replayed: a question that it has no answer to is
 	// reported where live it would be asked.
 	Replay bool
@@ -115,6 +120,8 @@ type Desk struct {
 	name   string
 	model  string
 	agents Agents
+	// fallback judges signals against a position when the model fails; nil: nobody does.
+	fallback *Desk
 }
 
 // NewDeterministic makes the desk whose agents are rules in Go.
@@ -125,7 +132,11 @@ func NewDeterministic(cfg Config) *Desk {
 // NewModel makes the desk whose agents ask a model. Go still computes every
 // number, and its own limits only ever narrow what the model wants.
 func NewModel(cfg Config, m Model) *Desk {
-	return &Desk{cfg: cfg, name: m.Host(), model: m.Model(), agents: &modelAgents{cfg: cfg, model: m}}
+	d := &Desk{cfg: cfg, name: m.Host(), model: m.Model(), agents: &modelAgents{cfg: cfg, model: m}}
+	if cfg.OnFailure == OnFailureReduceOnly {
+		d.fallback = NewDeterministic(cfg)
+	}
+	return d
 }
 
 // Name is what the desk's decisions carry as their desk.
@@ -137,12 +148,29 @@ func (d *Desk) Name() string { return d.name }
 func (d *Desk) Judge(ctx context.Context, in Input) (*event.Verdict, error) {
 	v := d.blank(in)
 	c, abst := newCase(&d.cfg, in, v.ID)
-	if abst == nil {
+	reducible := abst == nil && d.fallback != nil && Opposes(in.Signal, in.Position)
+	if reducible {
+		c.deadline -= reserve(in.Time.Now(), c.deadline)
+	}
+	switch {
+	case abst != nil:
+	case in.Busy:
+		abst = &Abstention{ReasonModelBusy, "other signals had the model for too long"}
+	default:
 		err := d.cycle(ctx, c, v)
 		if err != nil && !errors.As(err, &abst) {
 			return nil, err
 		}
 		v.Decision.InputTokens, v.Decision.OutputTokens = c.inputTokens, c.outputTokens
+	}
+	if abst != nil && reducible && slices.Contains(modelFailures, abst.Reason) {
+		closed, err := d.reduce(ctx, in, v, abst)
+		if err != nil {
+			return nil, err
+		}
+		if closed {
+			abst = nil
+		}
 	}
 	if abst != nil {
 		abstain(&v.Decision, abst)
@@ -176,5 +204,5 @@ func abstain(d *event.Decision, a *Abstention) {
 	d.Action, d.Reason, d.Rationale = event.ActionAbstain, a.Reason, a.Detail
 	d.Conviction, d.Side, d.Type, d.TIF = 0, event.SideUnknown, event.OrderTypeUnknown, event.TIFUnknown
 	d.Qty, d.LimitPrice, d.MaxSlippageBps = event.NullDecimal{}, event.NullDecimal{}, event.NullDecimal{}
-	d.StopBps, d.TargetBps = 0, 0
+	d.StopBps, d.TargetBps, d.Horizon = 0, 0, 0
 }

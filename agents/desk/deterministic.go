@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -20,6 +21,7 @@ func (r *rules) Thesis(_ context.Context, c *Case, after *Rejection) (Thesis, er
 		Direction:  Long,
 		Conviction: int(math.Ceil(c.strength * conviction)),
 		Horizon:    horizonOf(c.sig.Horizon),
+		hold:       max(c.sig.Horizon, 0),
 		StopBps:    int(r.cfg.Policy.StopBps),
 		TargetBps:  int(r.cfg.Policy.TargetBps),
 		Rationale:  fmt.Sprintf("%s %s: %s %.6g against %.6g", c.sig.Side, c.sig.Rule, c.sig.Indicator, c.sig.Value, c.sig.Threshold),
@@ -107,8 +109,8 @@ func (r *rules) Rule(_ context.Context, _ *Case, _ Thesis, _ *Order) (Ruling, er
 
 // horizonOf is the shortest named horizon that covers the signal's.
 func horizonOf(ns int64) string {
-	for i, limit := range []float64{10, 60, 300, 900, 3_600, 14_400} {
-		if float64(ns)/1e9 <= limit {
+	for i, limit := range lengths {
+		if time.Duration(ns) <= limit {
 			return horizons[i]
 		}
 	}

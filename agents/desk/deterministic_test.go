@@ -205,7 +205,7 @@ func show(out *strings.Builder, v *event.Verdict) {
 		if d.LimitPrice.Valid {
 			fmt.Fprintf(out, " at %s", d.LimitPrice)
 		}
-		fmt.Fprintf(out, ", conviction %d, stop %d, target %d\n", d.Conviction, d.StopBps, d.TargetBps)
+		fmt.Fprintf(out, ", conviction %d, stop %d, target %d, horizon %s\n", d.Conviction, d.StopBps, d.TargetBps, time.Duration(d.Horizon))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Directions of a thesis. Flat closes the position, None is no trade.
@@ -31,7 +32,20 @@ const (
 	maxTargetBps = 5_000
 )
 
-var horizons = []string{"10s", "1m", "5m", "15m", "1h", "4h", "1d"}
+// horizons are the horizons that a thesis may name; lengths are theirs.
+var (
+	horizons = []string{"10s", "1m", "5m", "15m", "1h", "4h", "1d"}
+	lengths  = []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour}
+)
+
+// lengthOf is how long a named horizon is, in nanoseconds; 0 where there is none of that
+// name.
+func lengthOf(horizon string) int64 {
+	if i := slices.Index(horizons, horizon); i >= 0 {
+		return int64(lengths[i])
+	}
+	return 0
+}
 
 // Thesis is the Director's answer: a direction and how sure, no symbol, no price
 // and no size.
@@ -42,6 +56,8 @@ type Thesis struct {
 	StopBps    int    `json:"stop_bps"`   // 0 is none
 	TargetBps  int    `json:"target_bps"` // 0 is none
 	Rationale  string `json:"rationale"`  // for people; no agent is given it
+	// hold is Horizon, or the signal's own, as nanoseconds; 0 is none.
+	hold int64
 }
 
 // Check implements llm.Checker.
@@ -87,6 +103,7 @@ func (m *modelAgents) Thesis(ctx context.Context, c *Case, after *Rejection) (Th
 	}{c.market(), c.positionData(), after}
 	var t Thesis
 	err := m.ask(ctx, c, question{role: roleDirector, system: directorPrompt, name: "thesis", schema: thesisSchema, data: data}, &t)
+	t.hold = lengthOf(t.Horizon)
 	return t, err
 }
 

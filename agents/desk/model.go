@@ -118,7 +118,7 @@ func (m *modelAgents) exchange(ctx context.Context, c *Case, role string, prompt
 		switch {
 		case !ok:
 			now := c.in.Time.Now()
-			short, cancel := context.WithTimeout(ctx, time.Duration(c.sig.Deadline-now))
+			short, cancel := context.WithTimeout(ctx, time.Duration(c.deadline-now))
 			x := m.model.Complete(short, req)
 			late := short.Err() != nil
 			cancel()

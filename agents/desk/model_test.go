@@ -86,7 +86,7 @@ func TestModelDeskTrades(t *testing.T) {
 		t.Fatalf("got %+v", dec)
 	}
 	// Risk said 3 of 5: 600 / 100.04, rounded down; slippage 3 bps of 100.01.
-	if dec.Qty.String() != "5.99760" || dec.LimitPrice.String() != "100.04" || dec.Conviction != 3 || dec.StopBps != 40 || dec.TargetBps != 90 {
+	if dec.Qty.String() != "5.99760" || dec.LimitPrice.String() != "100.04" || dec.Conviction != 3 || dec.StopBps != 40 || dec.TargetBps != 90 || dec.Horizon != int64(5*time.Minute) {
 		t.Errorf("order: %s at %s, conviction %d, stop %d, target %d", dec.Qty, dec.LimitPrice, dec.Conviction, dec.StopBps, dec.TargetBps)
 	}
 	if dec.Model != "test-model" || dec.Desk != d.Name() || dec.Desk == Deterministic || dec.InputTokens != 600 || dec.OutputTokens != 150 {
@@ -397,7 +397,7 @@ func TestSchemas(t *testing.T) {
 		answer any
 		good   llm.Checker
 	}{
-		{thesisSchema, Thesis{}, &Thesis{Long, 1, "5m", 0, 0, ""}},
+		{thesisSchema, Thesis{}, &Thesis{Direction: Long, Conviction: 1, Horizon: "5m"}},
 		{reviewSchema, Review{}, &Review{Verdict: Support, Confidence: 1}},
 		{sizingSchema, Sizing{}, &Sizing{Approve, 1, ""}},
 		{orderSchema, OrderPlan{}, &OrderPlan{"limit", "ioc", 0, ""}},
