@@ -168,6 +168,10 @@ func (o *owner) closeLotsOnce(halts map[string]string) error {
 			o.noteWaitLocked(l, kind, detail)
 		}
 	}
+	o.lots.Prune(func(lot string) bool {
+		entry := o.orders.of(lot)
+		return entry == nil || entry.settled(o.book.Proven(lot))
+	})
 	maps.DeleteFunc(o.exits.waits, func(lot string, _ *exitWait) bool { return !there[lot] })
 	o.exits.show(o.role.metrics, len(there))
 	return nil

@@ -395,6 +395,10 @@ func TestExitOfUnknownOutcome(t *testing.T) {
 			w.seesQuote(r)
 			d := w.decide(w.enter(event.Buy, "0.02", 0))
 			w.wantStates(d, "submitting accepted filled")
+			// Another lot, which nothing triggers: there is more to reduce.
+			other := w.enter(event.Buy, "0.02", 0)
+			other.StopBps = 2000
+			w.wantStates(w.decide(other), "submitting accepted filled")
 			f.set(func(f *flaky) { f.queryDown = true; c.flaw(f) })
 			w.quote("49700.00", "0.5", "49701.00", "0.5")
 			w.wantExits(d, "stop 1: submitting unknown:submit")
@@ -423,7 +427,8 @@ func TestExitOfUnknownOutcome(t *testing.T) {
 			w.wantExits(d, c.want)
 			r.drain()
 			w.audit()
-			if qty := w.position("momentum"); !qty.IsZero() {
+			w.wantExits(other, "")
+			if qty := w.position("momentum"); qty.Cmp(dec("0.02")) != 0 {
 				t.Errorf("the position is %s", qty)
 			}
 		})

@@ -83,6 +83,12 @@ func (o *order) left(proven event.Decimal) event.Decimal {
 	return l
 }
 
+// settled reports whether nothing more is to come of the order: it is done and its fills
+// prove all that it claims.
+func (o *order) settled(proven event.Decimal) bool {
+	return o.state().Terminal() && !o.last.ClaimedQty.Valid && proven.Cmp(o.last.FilledQty) == 0
+}
+
 // claimed is the filled quantity that the order log claims.
 func (o *order) claimed() event.Decimal {
 	if c := o.last.ClaimedQty; c.Valid && c.Decimal.Cmp(o.last.FilledQty) > 0 {

@@ -122,9 +122,7 @@ func newRecords() *records {
 
 // settled reports whether nothing more is to be done for an order: it is done and
 // the log of fills holds all that it was filled.
-func (s *records) settled(ord *order) bool {
-	return ord.state().Terminal() && !ord.last.ClaimedQty.Valid && s.book.Proven(ord.id()).Cmp(ord.last.FilledQty) == 0
-}
+func (s *records) settled(ord *order) bool { return ord.settled(s.book.Proven(ord.id())) }
 
 // order takes an entry of the order log over.
 func (s *records) order(e *event.OrderEvent) {
@@ -143,16 +141,13 @@ func (s *records) order(e *event.OrderEvent) {
 // trim lets orders go that are long done. It is for a moment at which the logs were
 // read up to about the same time.
 func (s *records) trim() {
-	s.lots.Prune(func(lot string) bool { return lotIsGone(s.orders, s.book, lot) })
+	s.lots.Prune(func(lot string) bool {
+		entry := s.orders.of(lot)
+		return entry == nil || s.settled(entry)
+	})
 	for _, id := range s.orders.trim(s.settled) {
 		s.book.Forget(id)
 	}
-}
-
-// lotIsGone reports whether a lot that is not there was closed, and is not still to come
-// from fills of its entry.
-func lotIsGone(all *orders, book *ledger.Book, lot string) bool {
-	return all.of(lot) == nil || book.Proven(lot).Sign() > 0
 }
 
 // fill takes a record of the log of fills over. One that contradicts another, or

@@ -3,11 +3,16 @@ package execution
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -21,30 +26,62 @@ type history struct {
 	now  int64
 	open []*order
 	n    int
+	// lots are kept as the owner keeps them, exits counts the exits of each.
+	lots  *exits.Book
+	exits map[string]uint32
 }
 
 func newHistory(seed uint64) *history {
 	return &history{
-		logs: make(map[string][]event.Message), rng: rand.New(rand.NewPCG(seed, 1)), book: ledger.NewBook(),
+		logs: make(map[string][]event.Message), rng: rand.New(rand.NewPCG(seed, 1)), book: ledger.NewBook(), lots: exits.NewBook(), exits: make(map[string]uint32),
 		now: time.Date(2026, 11, 26, 23, 50, 0, 0, time.UTC).UnixNano(),
 	}
 }
 
 func (h *history) add(topic string, m event.Message) { h.logs[topic] = append(h.logs[topic], m) }
 
-func (h *history) entry(e event.OrderEvent) { h.add(event.TopicOrders, &e) }
+func (h *history) entry(e event.OrderEvent) {
+	h.add(event.TopicOrders, &e)
+	h.lots.Order(&e)
+}
+
+// exit begins to close a lot that no exit works on.
+func (h *history) exit() {
+	all := h.lots.Lots()
+	if len(all) == 0 {
+		return
+	}
+	l := all[h.rng.IntN(len(all))]
+	if l.ID == "" || !l.Exits() || slices.ContainsFunc(h.open, func(o *order) bool { return o.last.Lot == l.ID }) {
+		return
+	}
+	h.exits[l.ID]++
+	leg := []event.Leg{event.LegStop, event.LegTarget, event.LegTime}[h.rng.IntN(3)]
+	if t := h.lots.Tries(l.ID); t.Begun > 0 {
+		leg = t.Leg
+	}
+	id := event.ExitOrderID(l.Decision, leg, h.exits[l.ID])
+	e := event.OrderEvent{
+		ID: event.OrderEventID(id, 0), ClientOrderID: id, State: event.OrderSubmitting, Broker: "paper", DecisionID: l.Decision, Account: l.Key.Account, Strategy: l.Key.Strategy,
+		Venue: l.Key.Venue, Symbol: l.Key.Symbol, Side: l.Closing(), Type: event.Limit, TIF: event.IOC, Qty: l.Qty, Time: h.now, Leg: leg, Attempt: h.exits[l.ID], Cause: "made up", Lot: l.ID,
+	}
+	h.entry(e)
+	h.open = append(h.open, restored(&e))
+}
 
 // step lets one thing happen.
 func (h *history) step() {
 	h.now += h.rng.Int64N(int64(20 * time.Second))
 	at := stamp{now: h.now, epoch: 1}
-	switch k := h.rng.IntN(10); {
+	switch k := h.rng.IntN(12); {
+	case k >= 10:
+		h.exit()
 	case k < 4 || len(h.open) == 0:
 		h.n++
 		d := &event.Decision{
 			ID: event.HashStrings("decision", fmt.Sprint(h.n)), Account: []string{"paper", "second"}[h.rng.IntN(2)], Strategy: "momentum", Venue: "binance",
 			Symbol: []string{"BTCUSDT", "ETHUSDT"}[h.rng.IntN(2)], Side: []event.Side{event.Buy, event.Sell}[h.rng.IntN(2)], Type: event.Market, TIF: event.IOC,
-			Qty: event.Some(dec("1.50")),
+			Qty: event.Some(dec("1.50")), StopBps: 50, TargetBps: 100, Horizon: int64(time.Minute), Action: []event.Action{event.ActionLong, event.ActionFlat}[h.rng.IntN(4)/3],
 		}
 		e := begin(d, "paper", h.now, 1, event.Lineage{Topic: event.TopicDecisions, Offset: int64(h.n)})
 		if k == 0 {
@@ -79,6 +116,9 @@ func (h *history) step() {
 		ord.last = e
 		h.entry(e)
 		if _, err := h.book.Apply(f, "USDT"); err != nil {
+			panic(err)
+		}
+		if err := h.lots.Apply(f, exits.TermsOf(&e)); err != nil {
 			panic(err)
 		}
 		h.record(keyOf(f))
@@ -148,25 +188,44 @@ func TestRecordsFromAnySnapshot(t *testing.T) {
 	for seed := range uint64(20) {
 		h := newHistory(seed)
 		var cuts []map[string]int
+		var lots [][]exits.Lot // as the owner has them
 		for range 600 {
 			h.step()
-			cuts = append(cuts, h.lengths())
+			cuts, lots = append(cuts, h.lengths()), append(lots, h.lots.Save().Lots)
 		}
 		whole := newRecords()
 		h.give(t, whole, h.lengths())
 		want := encoded(t, whole)
 		on := newRecords()
 		for i, at := 0, 0; at < len(cuts); i++ {
-			h.give(t, on, cuts[at])
+			// Fills are read no further than they were before the orders were.
+			cut := maps.Clone(cuts[at])
+			cut[event.TopicFills] = max(cuts[max(0, at-h.rng.IntN(4))][event.TopicFills], int(on.next[event.TopicFills]))
+			h.give(t, on, cut)
 			again, err := decodeRecords(encoded(t, on), sameLife)
 			if err != nil {
 				t.Fatal(err)
+			}
+			restarted, err := decodeRecords(encoded(t, on), sameLife)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.give(t, restarted, cuts[at])
+			if diff := cmp.Diff(lots[at], restarted.lots.Save().Lots, cmp.AllowUnexported(event.Decimal{})); diff != "" {
+				t.Fatalf("seed %d, step %d: lots as the owner has them, and after a restart (-owner +restart):\n%s", seed, at, diff)
 			}
 			on, at = again, at+1+h.rng.IntN(40)
 		}
 		h.give(t, on, h.lengths())
 		if got := encoded(t, on); !bytes.Equal(got, want) {
 			t.Fatalf("seed %d: read on from snapshots\n%s\nread whole\n%s", seed, got, want)
+		}
+		h.lots.Prune(func(lot string) bool { return whole.settled(whole.orders.of(lot)) })
+		if diff := cmp.Diff(h.lots.Save(), on.lots.Save(), cmp.AllowUnexported(event.Decimal{})); diff != "" {
+			t.Errorf("seed %d: lots as the owner has them, and as read from snapshots (-owner +read):\n%s", seed, diff)
+		}
+		if on.checkLots(); len(on.conflicts) > 0 {
+			t.Errorf("seed %d: %v", seed, on.conflicts)
 		}
 		for _, k := range h.book.Keys(false) {
 			if on.book.Qty(k).Cmp(h.book.Qty(k)) != 0 {

@@ -115,7 +115,7 @@ func (b *Book) Order(e *event.OrderEvent) {
 		}
 	}
 	if t == nil || !e.State.Terminal() || e.Attempt <= t.Judged {
-		return // the lot is closed, the order works, or a late fill writes of it again
+		return // the lot is gone, the order works, or a late fill writes of it again
 	}
 	t.Judged = e.Attempt
 	switch {
@@ -187,13 +187,14 @@ func (b *Book) reduce(l *Lot, qty event.Decimal) event.Decimal {
 	}
 	if l.ID != "" {
 		delete(b.byID, l.ID)
-		delete(b.tries, l.ID)
 	}
 	return rest
 }
 
-// Prune drops what is known of the exits of lots that are gone, for which gone says so:
-// an entry of the order log may be read before the fills that make its lot.
+// Prune drops what is known of the exits of lots that are closed and for which gone says
+// that nothing will be added to them. Until then it stays: an entry of the order log may
+// be read before the fills that make its lot, and what an entry fills after its lot was
+// closed is closed as well.
 func (b *Book) Prune(gone func(lot string) bool) {
 	for id := range b.tries {
 		if b.byID[id] == nil && gone(id) {

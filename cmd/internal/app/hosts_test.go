@@ -95,6 +95,9 @@ func (d *desk) round() []*event.Decision {
 	now := time.Now().UnixNano()
 	price := func(p int64) event.Decimal { return event.NewDecimal(p+int64(d.seq%7)*100, 2) } //nolint:gosec // small
 	bid, ask := price(50_000_00), price(50_001_00)
+	d.publish(event.TopicMarket, event.Key("binance", "BTCUSDT"), &event.Trade{ // which confirms the quote
+		Channel: event.ChannelTrade, TradeID: d.seq, Price: bid, Qty: event.Some(event.MustDecimal("1")), EventTime: now, RecvTime: now, TimeSource: event.TimeReceive,
+	})
 	d.publish(event.TopicMarket, event.Key("binance", "BTCUSDT"), &event.Quote{
 		Channel: event.ChannelBookTicker, Sequence: d.seq, Bid: bid, BidQty: event.Some(event.MustDecimal("5")), Ask: ask, AskQty: event.Some(event.MustDecimal("5")),
 		RecvTime: now, TimeSource: event.TimeReceive,

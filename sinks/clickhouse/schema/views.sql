@@ -21,7 +21,8 @@ CREATE OR REPLACE VIEW {db}.v_orders AS
 SELECT client_order_id, argMax(state, seq) AS state, max(seq) + 1 AS entries, account, any(strategy) AS strategy, any(venue) AS venue, any(symbol) AS symbol,
        any(side) AS side, any(type) AS type, any(tif) AS tif, any(qty) AS qty, argMax(limit_price, seq) AS limit_price, argMax(filled_qty, seq) AS filled_qty,
        argMax(filled_notional, seq) AS filled_notional, argMax(tuple(claimed_qty), seq).1 AS claimed_qty, argMax(reason, seq) AS reason, argMax(detail, seq) AS detail,
-       min(time) AS first_time, max(time) AS last_time, any(decision_id) AS decision_id, any(signal_id) AS signal_id
+       min(time) AS first_time, max(time) AS last_time, any(decision_id) AS decision_id, any(signal_id) AS signal_id,
+       any(leg) AS leg, any(attempt) AS attempt, any(lot) AS lot, any(cause) AS cause
 FROM {db}.order_events
 GROUP BY account, client_order_id;
 
