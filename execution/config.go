@@ -62,6 +62,9 @@ func (c *Config) Validate() component.Problems {
 		}
 		p.Under(path+".limits", a.Limits.Validate())
 		p.Under(path+".exits", a.Exits.Validate())
+		if collar := a.Limits.CollarBps.Float64(); float64(a.Exits.MaxSlippageBps) > collar && collar > 0 {
+			p.Warnf(path+".exits.max_slippage_bps", "is %d: limits.collar_bps, %s, bounds exits too", a.Exits.MaxSlippageBps, a.Limits.CollarBps)
+		}
 		if spec, err := broker.Registry.Lookup(a.Broker); err != nil {
 			p.Addf(path+".broker", "%v", err)
 		} else {

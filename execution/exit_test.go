@@ -343,11 +343,17 @@ func TestExitsThatMiss(t *testing.T) {
 	d := w.decide(w.enter(event.Buy, "0.02", 0))
 	w.wantStates(d, "submitting accepted filled")
 	w.quote("49700.00", "0", "49701.00", "0.5") // nothing to sell to
-	w.until("the account is halted", func() bool {
+	halts := func() bool {
 		return slices.ContainsFunc(r.role.board.list(), func(h Halt) bool {
 			return h.Scope == "account:paper" && h.Level == event.HaltReduce && strings.Contains(h.Why, "80 bps beyond the touch")
 		})
-	})
+	}
+	w.until("the account is halted", halts)
+	// Who resumes has it until the next exit misses.
+	if report, err := RequestResume(t.Context(), w.paths, w.connect, ScopeAll, "ann", "looked at it"); err != nil {
+		t.Fatalf("resuming: %+v, %v", report, err)
+	}
+	w.until("the account is halted again", halts)
 	halted := strings.Count(w.exitsOf(d), ",")
 	w.until("it is tried on", func() bool { return strings.Count(w.exitsOf(d), ",") > halted+2 })
 	w.quote("49600.00", "0.5", "49601.00", "0.5")

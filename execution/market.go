@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"slices"
 	"sync"
 
 	"github.com/autohedge/autohedge/execution/broker"
@@ -42,7 +42,7 @@ type market struct {
 	tops        map[string]*top
 	instruments map[string]*event.Instrument
 	takers      map[broker.QuoteTaker]struct{}
-	watchers    map[*exitWatch]struct{}
+	watchers    []*exitWatch
 
 	readers []*bus.Reader
 	// ended is closed once every partition of md was read to the end of a drain.
@@ -150,10 +150,11 @@ func (m *market) note(rec *bus.Record, q *event.Quote) {
 	t.quote, t.quoted = *q, true
 	t.from = event.Lineage{Topic: event.TopicMarket, Partition: rec.Partition, Offset: rec.Offset}
 	var kept top
-	if len(m.takers)+len(m.watchers) > 0 {
+	takers, watchers := m.takers, m.watchers // replaced, never changed
+	watched := slices.ContainsFunc(watchers, func(w *exitWatch) bool { return w.some.Load() })
+	if len(takers) > 0 || watched {
 		kept = *t
 	}
-	takers, watchers := m.takers, m.watchers // replaced, never changed
 	m.mu.Unlock()
 	if len(takers) > 0 {
 		out := &broker.Quote{Quote: *q, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id}
@@ -161,7 +162,10 @@ func (m *market) note(rec *bus.Record, q *event.Quote) {
 			b.Quote(out)
 		}
 	}
-	for w := range watchers { // once the brokers that simulate have seen the quote
+	if !watched {
+		return
+	}
+	for _, w := range watchers { // once the brokers that simulate have seen the quote
 		w.see(rec.Key, &kept)
 	}
 }
@@ -218,18 +222,13 @@ func (m *market) leave(b broker.QuoteTaker) {
 func (m *market) watch(w *exitWatch) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watchers = maps.Clone(m.watchers)
-	if m.watchers == nil {
-		m.watchers = make(map[*exitWatch]struct{})
-	}
-	m.watchers[w] = struct{}{}
+	m.watchers = append(slices.Clone(m.watchers), w)
 }
 
 func (m *market) unwatch(w *exitWatch) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watchers = maps.Clone(m.watchers)
-	delete(m.watchers, w)
+	m.watchers = slices.DeleteFunc(slices.Clone(m.watchers), func(x *exitWatch) bool { return x == w })
 }
 
 // drain makes follow end where md ends now.

@@ -203,6 +203,8 @@ func (c *check) malformed() *Rejection {
 		return refuse(Malformed, "largest drift is %s bps, want 0 or more", d.MaxDriftBps)
 	case d.MaxSlippageBps.Valid && (d.MaxSlippageBps.Decimal.Sign() < 0 || d.MaxSlippageBps.Decimal.Cmp(wholePrice) >= 0):
 		return refuse(Malformed, "largest slippage is %s bps, want 0 or more, below 10000", d.MaxSlippageBps)
+	case d.Action != event.ActionFlat && (d.StopBps >= 10_000 || d.Horizon < 0):
+		return refuse(Malformed, "stop is %d bps and horizon %s, want below 10000 and 0 or more", d.StopBps, time.Duration(d.Horizon))
 	case d.Deadline <= 0 || d.Time <= 0:
 		return refuse(Malformed, "decision has no time or no deadline")
 	}

@@ -49,6 +49,8 @@ func TestLimits(t *testing.T) {
 		{"absurd quantity", func(d *event.Decision, _ *View, _ *Gate) { d.Qty = event.Some(dec("1000000000000")) }, Malformed, nil},
 		{"no side", func(d *event.Decision, _ *View, _ *Gate) { d.Side = event.SideUnknown }, Malformed, nil},
 		{"long that sells", func(d *event.Decision, _ *View, _ *Gate) { d.Side = event.Sell }, Malformed, []string{"long", "sell"}},
+		{"a stop of the whole price", func(d *event.Decision, _ *View, _ *Gate) { d.StopBps = 10_000 }, Malformed, []string{"10000"}},
+		{"a horizon before it", func(d *event.Decision, _ *View, _ *Gate) { d.Horizon = -1 }, Malformed, []string{"-1ns"}},
 		{"no type", func(d *event.Decision, _ *View, _ *Gate) { d.Type = 0 }, Malformed, nil},
 		{"no time in force", func(d *event.Decision, _ *View, _ *Gate) { d.TIF = 0 }, Malformed, nil},
 		{"limit without price", func(d *event.Decision, _ *View, _ *Gate) { d.Type = event.Limit }, Malformed, nil},

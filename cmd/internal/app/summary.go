@@ -34,6 +34,7 @@ type summary struct {
 	Actions    map[string]uint64 `json:"decisions_by_action"`
 	Abstained  map[string]uint64 `json:"abstentions_by_reason"`
 	States     map[string]uint64 `json:"orders_by_state"`
+	Legs       map[string]uint64 `json:"orders_by_leg"` // entry, flatten, and the exits: stop, target, time
 	Rejections map[string]uint64 `json:"rejections_by_limit"`
 	Sides      map[string]uint64 `json:"fills_by_side"`
 	Partial    uint64            `json:"partial_fills"` // orders that were partially filled at one time
@@ -156,6 +157,7 @@ func (e *engine) summarize(ctx context.Context, since mark) (*summary, error) {
 		Actions:    a.counts("SELECT action, count() FROM decisions WHERE " + decisions + " GROUP BY action"),
 		Abstained:  a.counts("SELECT reason, count() FROM decisions WHERE action = 'abstain' AND " + decisions + " GROUP BY reason"),
 		States:     a.counts("SELECT s, count() FROM (SELECT client_order_id, argMax(state, seq) AS s FROM order_events WHERE " + orders + " GROUP BY client_order_id) GROUP BY s"),
+		Legs:       a.counts("SELECT leg, uniqExact(client_order_id) FROM order_events WHERE state != 'risk_rejected' AND " + orders + " GROUP BY leg"),
 		Rejections: a.counts("SELECT reason, count() FROM order_events WHERE state = 'risk_rejected' AND " + orders + " GROUP BY reason"),
 		Sides:      a.counts("SELECT side, count() FROM fills WHERE " + fills + " GROUP BY side"),
 		Partial:    a.number("SELECT uniqExact(client_order_id) FROM order_events WHERE state = 'partially_filled' AND " + orders),
@@ -255,6 +257,9 @@ func (s *summary) text(w io.Writer) {
 		row("", "abstained%s", list(s.Abstained))
 	}
 	row("orders", "%s%s", thousands(s.Orders), list(s.States))
+	if len(s.Legs) > 0 {
+		row("", "sent%s", list(s.Legs))
+	}
 	if len(s.Rejections) > 0 {
 		row("", "rejected by limits%s", list(s.Rejections))
 	}

@@ -151,6 +151,15 @@ var mistakes = []struct {
 		`:9:31: execution.accounts[0].limits.max_daily_loss.USD: is -5: want a number above 0`,
 		`:9:41: execution.accounts[0].limits.max_daily_loss.usdt: is no currency: want its code in capital letters, such as USDT`,
 	}},
+	{"exits", []string{
+		`:3:15: agents.on_failure: is "rules": want reduce_only or none`,
+		`:8:23: execution.accounts[0].exits.slippage_bps: is 0: want 1 to 1000`,
+		`:9:27: execution.accounts[0].exits.max_slippage_bps: is 6000: want slippage_bps, 0, to 5000`,
+		`:9:27: warning: execution.accounts[0].exits.max_slippage_bps: is 6000: limits.collar_bps, 100, bounds exits too`,
+		`:10:25: execution.accounts[0].exits.retry_interval: is 1ms: want at least 10ms`,
+		`:11:24: execution.accounts[0].exits.max_quote_age: is 0s: want a duration above 0, such as 30s`,
+		`:12:28: execution.accounts[0].exits.orders_per_second: is 0: want at least 1`,
+	}},
 	{"limits_range", []string{
 		`:5:18: execution.accounts[0].limits.symbols: holds an empty name: want venue|symbol, symbol or "*"`,
 		`:6:24: execution.accounts[0].limits.max_order_qty: is 0: want a number above 0`,
