@@ -127,7 +127,9 @@ func (m *market) read(ctx context.Context, partition int32, r *bus.Reader) error
 					m.env.Log.Warn("leaving out a trade that does not decode", "partition", partition, "offset", rec.Offset, "err", err)
 					continue
 				}
-				m.noteTrade(rec.Key, &t)
+				if !t.Late {
+					m.noteTrade(rec.Key, &t)
+				}
 			case event.TypeClock:
 				c, err := event.DecodeAs[*event.Clock](rec.Value)
 				if err != nil {

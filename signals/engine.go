@@ -314,7 +314,7 @@ func (e *Engine) newInstrument(key []byte) (*instrument, error) {
 func (e *Engine) onTrade(inst *instrument, offset int64) {
 	t := &e.trade
 	e.moveTo(t.RecvTime)
-	if t.TimeSource == event.TimeEvent && e.isLate(inst, t) {
+	if t.Late || t.TimeSource == event.TimeEvent && e.isLate(inst, t) {
 		e.countUnusable(inst, t)
 		return
 	}

@@ -45,6 +45,7 @@ const (
 	reasonChannel     = "channel_not_taken"
 	reasonSecondTrade = "second_trade_channel"
 	reasonTooMany     = "too_many_symbols"
+	reasonHeld        = "held" // until it is known whether the venue counts anew
 )
 
 // Reasons in coverage records.
@@ -52,6 +53,7 @@ const (
 	whyJump       = "ids jumped"
 	whyNotRunning = "not running"
 	whyRestarted  = "the venue's ids began anew"
+	whyLate       = "came after newer trades"
 	whyHistory    = "trades before the subscription"
 	whyDamaged    = "spilled records were damaged"
 )
@@ -80,6 +82,7 @@ type feed struct {
 	symbols    map[string]*symbol
 	partitions []int32 // that hold a key of ours
 	buf        []byte
+	holding    int   // channels that hold trades
 	unstated   int   // channels whose loss of connection is not stated yet,
 	ended      *conn // of this connection
 	nextClock  int64 // replay: receive time of the next clock record
@@ -104,10 +107,16 @@ type symbol struct {
 // channelState is one channel of one instrument; guarded by feed.mu.
 type channelState struct {
 	spec venue.ChannelSpec
-	// last is the highest id or sequence in the log, or stated as lost.
-	last uint64
-	// lastEvent and lastRecv are the times of the last record.
-	lastEvent, lastRecv int64
+	// epoch counts how often the venue began the channel's ids again; ids are those of
+	// this epoch.
+	epoch uint32
+	ids   ids
+	// lastRecv is the receive time of the last record.
+	lastRecv int64
+	// held are trades that wait for the decision whether the venue counts anew, and
+	// came on heldOn.
+	held   []event.Trade
+	heldOn *conn
 	// conn is the connection on which reception was stated; 0 when it is down.
 	conn uint32
 	// ordinal counts the records on conn that have no id.
@@ -179,9 +188,10 @@ func (f *feed) addSymbol(name []byte, r *recovered) *symbol {
 	key := event.Key(f.id, string(name))
 	s := &symbol{key: key, partition: f.partition(key)}
 	for _, spec := range f.specs {
-		ch := channelState{spec: spec}
+		ch := channelState{spec: spec, ids: newIDs(spec)}
 		if last, ok := r.channel(key, spec.Channel); ok {
-			ch.last, ch.lastEvent, ch.lastRecv = last.id, last.event, last.recv
+			ch.epoch, ch.lastRecv = last.epoch, last.recv
+			ch.ids.restore(last)
 			ch.down.since = max(last.recv, r.clocks[f.cfg.name()])
 			ch.down.why, ch.down.stated = whyNotRunning, true
 		}
@@ -233,6 +243,7 @@ func (f *feed) receive(c *conn, data []byte, recv int64) error {
 	if fr.Control != venue.ControlError {
 		f.report.trouble = ""
 	}
+	sortIDs(fr.Items)
 	published, reason := 0, fr.Ignored
 	for i := range fr.Items {
 		why, err := f.item(c, &fr.Items[i], recv)
@@ -292,55 +303,6 @@ func (f *feed) item(c *conn, it *venue.Item, recv int64) (why string, err error)
 	return f.quote(c, s, &it.Quote)
 }
 
-func (f *feed) trade(c *conn, s *symbol, t *event.Trade) (why string, err error) {
-	ch := s.channel(t.Channel)
-	if ch == nil {
-		return reasonChannel, nil
-	}
-	if s.trades != t.Channel {
-		if s.trades != event.ChannelUnknown {
-			return reasonSecondTrade, nil
-		}
-		s.trades = t.Channel // a replay: the first one seen
-	}
-	known := t.TimeSource == event.TimeEvent || t.TimeSource == event.TimePublish
-	if dup, err := f.before(c, s, ch, t.TradeID, t.EventTime, known, t.RecvTime); dup || err != nil {
-		return reasonDuplicate, err
-	}
-	t.Connection = c.number
-	if t.TradeID == 0 && t.TradeIDText == "" {
-		t.Ordinal = ch.ordinal + 1
-	}
-	f.buf = t.AppendWire(f.buf[:0])
-	if err := f.append(s); err != nil {
-		return "", err
-	}
-	ch.after(t.TradeID, t.EventTime, t.RecvTime, t.Ordinal)
-	f.stats.trades++
-	return "", nil
-}
-
-func (f *feed) quote(c *conn, s *symbol, q *event.Quote) (why string, err error) {
-	ch := s.channel(q.Channel)
-	if ch == nil {
-		return reasonChannel, nil
-	}
-	if dup, err := f.before(c, s, ch, q.Sequence, q.EventTime, false, q.RecvTime); dup || err != nil {
-		return reasonDuplicate, err
-	}
-	q.Connection = c.number
-	if q.Sequence == 0 {
-		q.Ordinal = ch.ordinal + 1
-	}
-	f.buf = q.AppendWire(f.buf[:0])
-	if err := f.append(s); err != nil {
-		return "", err
-	}
-	ch.after(q.Sequence, q.EventTime, q.RecvTime, q.Ordinal)
-	f.stats.quotes++
-	return "", nil
-}
-
 func (f *feed) append(s *symbol) error {
 	err := f.out.Append(event.TopicMarket, s.partition, s.key, f.buf, f.acked)
 	if err == nil || errors.Is(err, bus.ErrQueueFull) {
@@ -349,121 +311,6 @@ func (f *feed) append(s *symbol) error {
 	err = fmt.Errorf("publishing market data: %w", err)
 	f.failed(err)
 	return err
-}
-
-// after notes a published record.
-func (ch *channelState) after(id uint64, eventTime, recv int64, ordinal uint64) {
-	if id > ch.last {
-		ch.last = id
-	}
-	if ordinal > ch.ordinal {
-		ch.ordinal = ordinal
-	}
-	ch.lastEvent, ch.lastRecv, ch.repeats = eventTime, recv, 0
-}
-
-// reset by this much later than the last event, an id that was there before is
-// not a second copy: the venue counts anew (test networks do).
-const restartAfter = int64(10e9)
-
-// before looks at a record's id before the record is published: it tells
-// duplicates, and states what was lost, and that reception began, ahead of it.
-// venueTime says that eventTime is the venue's.
-func (f *feed) before(c *conn, s *symbol, ch *channelState, id uint64, eventTime int64, venueTime bool, recv int64) (duplicate bool, err error) {
-	checked := ch.spec.IDs != venue.IDsAbsent && id != 0 && ch.last != 0
-	if checked && id <= ch.last {
-		if !venueTime || eventTime < ch.lastEvent+restartAfter {
-			f.duplicate(s, ch)
-			return true, nil
-		}
-		if err := f.state(c, s, ch, &event.Coverage{Kind: event.CoverageKindUnknown, FromTime: ch.lastRecv, ToTime: recv, Reason: whyRestarted}, recv); err != nil {
-			return false, err
-		}
-		f.log.Warn("the venue's ids began anew", "key", string(s.key), "channel", ch.spec.Name, "last", ch.last, "now", id)
-		ch.last, checked = 0, false
-	}
-	contiguous := ch.spec.IDs == venue.IDsContiguous
-	if contiguous && checked && id > ch.last+1 {
-		why, since := whyJump, ch.lastRecv
-		if ch.down.since != 0 {
-			why, since = ch.down.why, ch.down.since
-		}
-		if err := f.lost(c, s, ch, id-1, since, why, recv); err != nil {
-			return false, err
-		}
-	}
-	if ch.conn == c.number {
-		return false, nil
-	}
-	if !contiguous && ch.down.since != 0 {
-		if err := f.state(c, s, ch, &event.Coverage{Kind: event.CoverageLost, FromTime: ch.down.since, ToTime: recv, Reason: ch.down.why}, recv); err != nil {
-			return false, err
-		}
-		f.stats.gaps++
-	}
-	received := event.Coverage{Kind: event.CoverageReceived, FromTime: recv}
-	if ch.spec.IDs != venue.IDsAbsent {
-		received.FromID = id
-	}
-	if err := f.state(c, s, ch, &received, recv); err != nil {
-		return false, err
-	}
-	if ch.down.since != 0 && !ch.down.stated {
-		f.unstated--
-	}
-	ch.conn, ch.ordinal = c.number, 0
-	ch.down.since, ch.down.why, ch.down.stated = 0, "", false
-	return false, nil
-}
-
-// lost states that the ids after the last one up to id were not received.
-func (f *feed) lost(c *conn, s *symbol, ch *channelState, id uint64, since int64, why string, recv int64) error {
-	n := id - ch.last
-	if err := f.state(c, s, ch, &event.Coverage{Kind: event.CoverageLost, FromID: ch.last + 1, ToID: id, FromTime: since, ToTime: recv, Reason: why}, recv); err != nil {
-		return err
-	}
-	f.log.Warn("records were lost", "key", string(s.key), "channel", ch.spec.Name, "from", ch.last+1, "to", id, "why", why)
-	ch.last = id
-	f.stats.gaps++
-	f.stats.lostIDs += n
-	return nil
-}
-
-// mark takes note of the id that a channel had reached before the connection
-// listened: what lies between it and our last one was missed.
-func (f *feed) mark(c *conn, m *venue.Mark, recv int64) error {
-	s, ok := f.symbols[string(m.Symbol)]
-	if !ok {
-		return nil
-	}
-	ch := s.channel(m.Channel)
-	if ch == nil || ch.spec.IDs != venue.IDsContiguous || ch.last == 0 || m.ID <= ch.last {
-		return nil
-	}
-	why, since := whyHistory, ch.lastRecv
-	if ch.down.since != 0 {
-		why, since = ch.down.why, ch.down.since
-	}
-	return f.lost(c, s, ch, m.ID, since, why, recv)
-}
-
-// state writes a coverage record.
-func (f *feed) state(c *conn, s *symbol, ch *channelState, cov *event.Coverage, recv int64) error {
-	c.statements++
-	cov.Channel, cov.Contiguous = ch.spec.Channel, ch.spec.IDs == venue.IDsContiguous
-	cov.RecvTime, cov.Connection, cov.Ordinal = recv, c.number, c.statements
-	f.buf = event.Append(f.buf[:0], cov)
-	return f.append(s)
-}
-
-// repeatsWarned is the number of duplicates in a row after which the log tells.
-const repeatsWarned = 1000
-
-func (f *feed) duplicate(s *symbol, ch *channelState) {
-	f.stats.duplicates++
-	if ch.repeats++; ch.repeats == repeatsWarned {
-		f.log.Warn("nothing but records that were there before", "key", string(s.key), "channel", ch.spec.Name, "last", ch.last)
-	}
 }
 
 // up counts a connection that lives.
@@ -537,7 +384,7 @@ func (f *feed) hand(from, to *conn) {
 			ch.conn, ch.ordinal = to.number, 0
 			received := event.Coverage{Kind: event.CoverageReceived, FromTime: now}
 			if ch.spec.IDs == venue.IDsContiguous {
-				received.FromID = ch.last + 1
+				received.FromID = ch.ids.last + 1
 			}
 			if err := f.state(to, s, ch, &received, now); err != nil {
 				to.end(whyQueueFull)
@@ -580,7 +427,7 @@ func (f *feed) stateDamage(damage []bus.SpillDamage) {
 func (f *feed) stateDown(c *conn, s *symbol, ch *channelState, now int64) bool {
 	cov := event.Coverage{Kind: event.CoverageKindUnknown, FromTime: ch.down.since, Reason: ch.down.why}
 	if ch.spec.IDs == venue.IDsContiguous {
-		cov.FromID = ch.last + 1
+		cov.FromID = ch.ids.last + 1
 	}
 	return f.state(c, s, ch, &cov, now) == nil
 }
@@ -647,6 +494,7 @@ func (f *feed) tick() {
 		return
 	}
 	f.restate()
+	f.settleHeld(f.now())
 	f.clock(f.now(), false)
 }
 

@@ -28,6 +28,8 @@ type FeedStatus struct {
 	Trades      uint64    `json:"trades"`
 	Quotes      uint64    `json:"quotes"`
 	Duplicates  uint64    `json:"duplicates"`
+	Late        uint64    `json:"late"`   // trades published after newer ones
+	Epochs      uint64    `json:"epochs"` // how often a venue began its ids again
 	Refused     uint64    `json:"refused"`
 	Gaps        uint64    `json:"gaps"`
 	LostIDs     uint64    `json:"lost_ids"`
@@ -41,7 +43,7 @@ type feedStats struct {
 	refused                  map[string]uint64 // by code
 	reconnects               map[string]uint64 // by reason
 	trades, quotes           uint64
-	duplicates               uint64
+	duplicates, late, epochs uint64
 	gaps, lostIDs, rotations uint64
 	dead, deadDropped        uint64
 }
@@ -74,7 +76,7 @@ func total(m map[string]uint64) (n uint64) {
 func (f *feed) status() FeedStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := FeedStatus{Name: f.cfg.name(), Connections: f.alive, Trades: f.stats.trades, Quotes: f.stats.quotes, Duplicates: f.stats.duplicates,
+	s := FeedStatus{Name: f.cfg.name(), Connections: f.alive, Trades: f.stats.trades, Quotes: f.stats.quotes, Duplicates: f.stats.duplicates, Late: f.stats.late, Epochs: f.stats.epochs,
 		Refused: total(f.stats.refused), Gaps: f.stats.gaps, LostIDs: f.stats.lostIDs, Reconnects: total(f.stats.reconnects)}
 	if f.lastFrame != 0 {
 		s.LastFrame = time.Unix(0, f.lastFrame)
@@ -121,7 +123,7 @@ func (r *Role) Frames() map[string]FrameCount {
 type metrics struct {
 	role *Role
 
-	frames, refused, trades, quotes, duplicates, gaps, lost, reconnects, rotations, dead, deadDropped, connections, last, queue *prometheus.Desc
+	frames, refused, trades, quotes, duplicates, late, epochs, gaps, lost, reconnects, rotations, dead, deadDropped, connections, last, queue *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -137,6 +139,8 @@ func newMetrics(r *Role) (*metrics, error) {
 		trades:      desc("trades_total", "Trades published.", "feed"),
 		quotes:      desc("quotes_total", "Quotes published.", "feed"),
 		duplicates:  desc("duplicates_total", "Records that were there before and were not published again.", "feed"),
+		late:        desc("late_trades_total", "Trades published after newer ones of their instrument.", "feed"),
+		epochs:      desc("epochs_total", "How often a venue began the ids of a channel again.", "feed"),
 		gaps:        desc("gaps_total", "Intervals stated as lost.", "feed"),
 		lost:        desc("lost_ids_total", "Ids stated as lost.", "feed"),
 		reconnects:  desc("reconnects_total", "Connections that ended unplanned, by reason.", "feed", "reason"),
@@ -155,7 +159,7 @@ func newMetrics(r *Role) (*metrics, error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.frames, m.refused, m.trades, m.quotes, m.duplicates, m.gaps, m.lost, m.reconnects, m.rotations, m.dead, m.deadDropped, m.connections, m.last, m.queue} {
+	for _, d := range []*prometheus.Desc{m.frames, m.refused, m.trades, m.quotes, m.duplicates, m.late, m.epochs, m.gaps, m.lost, m.reconnects, m.rotations, m.dead, m.deadDropped, m.connections, m.last, m.queue} {
 		ch <- d
 	}
 }
@@ -203,6 +207,8 @@ func (m *metrics) collectFeed(ch chan<- prometheus.Metric, f *feed) {
 	count(m.trades, s.trades)
 	count(m.quotes, s.quotes)
 	count(m.duplicates, s.duplicates)
+	count(m.late, s.late)
+	count(m.epochs, s.epochs)
 	count(m.gaps, s.gaps)
 	count(m.lost, s.lostIDs)
 	count(m.rotations, s.rotations)

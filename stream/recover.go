@@ -8,29 +8,32 @@ import (
 
 	"github.com/autohedge/autohedge/stream/bus"
 	"github.com/autohedge/autohedge/stream/event"
+	"github.com/autohedge/autohedge/stream/venue"
 )
 
 // recovered is what an earlier run left in topic md.
 type recovered struct {
-	channels map[string]map[event.Channel]lastRecord // by key
-	numbers  map[string]uint32                       // by venue: the highest connection number
-	clocks   map[string]int64                        // by feed: the last time it was alive
+	channels map[string]map[event.Channel]*lastRecord // by key
+	numbers  map[string]uint32                        // by venue: the highest connection number
+	clocks   map[string]int64                         // by feed: the last time it was alive
 }
 
-// lastRecord is the end of one channel of one key.
+// lastRecord is the end of one channel of one key: the ids of its newest epoch, and the
+// receive time of the last record.
 type lastRecord struct {
-	id          uint64 // highest in the log, or stated as lost
-	event, recv int64  // times of the last record
+	epoch uint32
+	ids   ids
+	recv  int64
 }
 
 func newRecovered() *recovered {
-	return &recovered{channels: map[string]map[event.Channel]lastRecord{}, numbers: map[string]uint32{}, clocks: map[string]int64{}}
+	return &recovered{channels: map[string]map[event.Channel]*lastRecord{}, numbers: map[string]uint32{}, clocks: map[string]int64{}}
 }
 
 // channel returns the end of a channel; r may be nil.
-func (r *recovered) channel(key []byte, ch event.Channel) (lastRecord, bool) {
+func (r *recovered) channel(key []byte, ch event.Channel) (*lastRecord, bool) {
 	if r == nil {
-		return lastRecord{}, false
+		return nil, false
 	}
 	last, ok := r.channels[string(key)][ch]
 	return last, ok
@@ -88,26 +91,42 @@ func (r *recovered) add(rec bus.Record) error {
 		if err := event.DecodeTrade(rec.Value, &t); err != nil {
 			return nil //nolint:nilerr // no record of a feed: sinks bury it
 		}
-		r.note(rec.Key, t.Channel, lastRecord{t.TradeID, t.EventTime, t.RecvTime}, t.Connection)
+		if last := r.at(rec.Key, t.Channel, t.Epoch, t.Connection); last != nil {
+			// Whether a described feed's ids leave holes is not known here: keep both.
+			last.ids.kind, last.ids.trades = venue.IDsContiguous, true
+			if t.Channel == event.ChannelJSON {
+				last.ids.kind = venue.IDsOrdered
+			}
+			last.ids.note(sightingOf(&t))
+			last.recv = max(last.recv, t.RecvTime)
+		}
 	case event.TypeQuote:
 		var q event.Quote
 		if err := event.DecodeQuote(rec.Value, &q); err != nil {
 			return nil //nolint:nilerr // as above
 		}
-		r.note(rec.Key, q.Channel, lastRecord{q.Sequence, q.EventTime, q.RecvTime}, q.Connection)
+		if last := r.at(rec.Key, q.Channel, q.Epoch, q.Connection); last != nil {
+			last.ids.kind = venue.IDsOrdered
+			last.ids.note(sightingOfQuote(&q))
+			last.recv = max(last.recv, q.RecvTime)
+		}
 	case event.TypeCoverage:
 		c, err := event.DecodeAs[*event.Coverage](rec.Value)
 		if err != nil {
 			return nil //nolint:nilerr // as above
 		}
-		if c.Kind == event.CoverageKindUnknown && c.Reason == whyRestarted {
-			delete(r.channels[string(rec.Key)], c.Channel)
+		if c.Kind == event.CoverageKindUnknown && c.Reason == whyRestarted && c.Epoch == 0 {
+			delete(r.channels[string(rec.Key)], c.Channel) // of a build that knew no epochs
 		}
-		last := lastRecord{}
-		if c.Kind == event.CoverageLost {
-			last.id = c.ToID
+		last := r.at(rec.Key, c.Channel, c.Epoch, c.Connection)
+		switch {
+		case last == nil || c.ToID == 0:
+		case c.Kind == event.CoverageLost && c.ToID > last.ids.last:
+			last.ids.last = max(last.ids.last, c.FromID-1)
+			last.ids.lose(c.ToID)
+		case c.Kind == event.CoverageBackfilled:
+			last.ids.fill(span{c.FromID, c.ToID})
 		}
-		r.note(rec.Key, c.Channel, last, c.Connection)
 	case event.TypeClock:
 		c, err := event.DecodeAs[*event.Clock](rec.Value)
 		if err != nil {
@@ -120,16 +139,30 @@ func (r *recovered) add(rec bus.Record) error {
 	return nil
 }
 
-func (r *recovered) note(key []byte, ch event.Channel, last lastRecord, connection uint32) {
-	venue, _ := event.SplitKey(key)
-	if connection > r.numbers[string(venue)] {
-		r.numbers[string(venue)] = connection
+// at returns the end of a channel, for a record of an epoch, which begins it anew where
+// it is a newer one; nil for a record of an epoch that is over.
+func (r *recovered) at(key []byte, ch event.Channel, epoch, connection uint32) *lastRecord {
+	name, _ := event.SplitKey(key)
+	if connection > r.numbers[string(name)] {
+		r.numbers[string(name)] = connection
 	}
 	channels, ok := r.channels[string(key)]
 	if !ok {
-		channels = make(map[event.Channel]lastRecord)
+		channels = make(map[event.Channel]*lastRecord)
 		r.channels[string(key)] = channels
 	}
-	had := channels[ch]
-	channels[ch] = lastRecord{max(had.id, last.id), max(had.event, last.event), max(had.recv, last.recv)}
+	last := channels[ch]
+	switch {
+	case last == nil:
+		last = &lastRecord{epoch: epoch}
+		channels[ch] = last
+	case epoch > last.epoch:
+		ids := last.ids
+		ids.begin()
+		ids.complete = false
+		*last = lastRecord{epoch: epoch, ids: ids, recv: last.recv}
+	case epoch < last.epoch:
+		return nil
+	}
+	return last
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -299,6 +300,7 @@ func (f *feed) close() {
 	if f.cfg.Replay && f.lastFrame == 0 {
 		return // nothing was received: there is no time to tell
 	}
+	f.settleHeld(math.MaxInt64)
 	f.clock(f.now(), true)
 }
 

@@ -206,6 +206,7 @@ func TestEveryTableHoldsItsEvents(t *testing.T) {
 	// Decoded ids agree with the event room's own, for every form they take.
 	for i, tr := range []event.Trade{
 		{Channel: event.ChannelTrade, TradeID: 42}, {Channel: event.ChannelMatches, TradeIDText: "a-b", TradeID: 7}, {Channel: event.ChannelJSON, Connection: 9, Ordinal: 12},
+		{Channel: event.ChannelTrade, TradeID: 42, Epoch: 1, Late: true}, {Channel: event.ChannelJSON, TradeIDText: "a", Epoch: 4_294_967_295},
 	} {
 		tr.EventTime, tr.RecvTime = testTime, testTime
 		b := NewBatch("ids", testIncarnation, 0)
@@ -216,6 +217,24 @@ func TestEveryTableHoldsItsEvents(t *testing.T) {
 		if got, want := askOne(t, c, fmt.Sprintf("SELECT event_id FROM ticks WHERE topic = 'ids' AND kafka_offset = %d", i)), string(tr.AppendID(nil, key)); got != want {
 			t.Errorf("event id %q, want %q", got, want)
 		}
+		if got, want := askOne(t, c, fmt.Sprintf("SELECT epoch, late FROM ticks WHERE topic = 'ids' AND kafka_offset = %d", i)), fmt.Sprint(tr.Epoch, tr.Late); got != want {
+			t.Errorf("epoch and late are %q, want %q", got, want)
+		}
+	}
+	q := &event.Quote{Channel: event.ChannelBookTicker, Sequence: 10, Epoch: 2, EventTime: testTime, RecvTime: testTime}
+	cov := &event.Coverage{Kind: event.CoverageKindUnknown, Channel: event.ChannelBookTicker, Epoch: 2, Connection: 3, Ordinal: 4, RecvTime: testTime}
+	b = NewBatch("epochs", testIncarnation, 0)
+	for i, m := range []event.Message{q, cov} {
+		if _, err := b.AddEvent(int64(i), key, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insertAll(t, c, b, "epochs")
+	if got, want := askOne(t, c, "SELECT event_id, epoch FROM quotes WHERE topic = 'epochs'"), string(q.AppendID(nil, key))+" 2"; got != want {
+		t.Errorf("quote %q, want %q", got, want)
+	}
+	if got, want := askOne(t, c, "SELECT event_id, epoch FROM coverage WHERE topic = 'epochs'"), string(cov.AppendID(nil, key))+" 2"; got != want {
+		t.Errorf("coverage %q, want %q", got, want)
 	}
 }
 

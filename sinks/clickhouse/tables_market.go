@@ -23,6 +23,8 @@ type tickRows struct {
 	connection                proto.ColUInt32
 	ordinal                   proto.ColUInt64
 	firstTradeID, lastTradeID proto.ColUInt64
+	epoch                     proto.ColUInt32
+	late                      proto.ColBool
 }
 
 func (r *tickRows) columns() []named {
@@ -31,7 +33,8 @@ func (r *tickRows) columns() []named {
 		named{"event_time", &r.eventTime}, named{"recv_time", &r.recvTime}, named{"publish_time", &r.publishTime}, named{"time_source", &r.timeSource},
 		named{"trade_id", &r.tradeID}, named{"trade_id_text", &r.tradeIDText}, named{"sequence", &r.sequence},
 		named{"price", &r.price}, named{"qty", &r.qty}, named{"side", &r.side},
-		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"first_trade_id", &r.firstTradeID}, named{"last_trade_id", &r.lastTradeID})
+		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"first_trade_id", &r.firstTradeID}, named{"last_trade_id", &r.lastTradeID},
+		named{"epoch", &r.epoch}, named{"late", &r.late})
 }
 
 func (r *tickRows) add(p *place, key []byte, t *event.Trade) {
@@ -51,6 +54,8 @@ func (r *tickRows) add(p *place, key []byte, t *event.Trade) {
 	r.ordinal.Append(t.Ordinal)
 	r.firstTradeID.Append(t.FirstTradeID)
 	r.lastTradeID.Append(t.LastTradeID)
+	r.epoch.Append(t.Epoch)
+	r.late.Append(t.Late)
 	r.lineage.add(p)
 }
 
@@ -67,6 +72,7 @@ type quoteRows struct {
 	bidQty, askQty      nullDecimals
 	connection          proto.ColUInt32
 	ordinal             proto.ColUInt64
+	epoch               proto.ColUInt32
 }
 
 func (r *quoteRows) columns() []named {
@@ -74,7 +80,7 @@ func (r *quoteRows) columns() []named {
 		named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"channel", &r.channel},
 		named{"event_time", &r.eventTime}, named{"recv_time", &r.recvTime}, named{"publish_time", &r.publishTime}, named{"time_source", &r.timeSource},
 		named{"sequence", &r.sequence}, named{"bid", &r.bid}, named{"bid_qty", &r.bidQty}, named{"ask", &r.ask}, named{"ask_qty", &r.askQty},
-		named{"connection", &r.connection}, named{"ordinal", &r.ordinal})
+		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"epoch", &r.epoch})
 }
 
 func (r *quoteRows) add(p *place, key []byte, q *event.Quote) {
@@ -91,6 +97,7 @@ func (r *quoteRows) add(p *place, key []byte, q *event.Quote) {
 	r.askQty.add(q.AskQty)
 	r.connection.Append(q.Connection)
 	r.ordinal.Append(q.Ordinal)
+	r.epoch.Append(q.Epoch)
 	r.lineage.add(p)
 }
 
@@ -107,13 +114,14 @@ type coverageRows struct {
 	connection       proto.ColUInt32
 	ordinal          proto.ColUInt64
 	reason           strs
+	epoch            proto.ColUInt32
 }
 
 func (r *coverageRows) columns() []named {
 	return r.with(
 		named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"channel", &r.channel}, named{"kind", &r.kind}, named{"contiguous", &r.contiguous},
 		named{"from_id", &r.fromID}, named{"to_id", &r.toID}, named{"from_time", &r.fromTime}, named{"to_time", &r.toTime}, named{"recv_time", &r.recvTime},
-		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"reason", &r.reason})
+		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"reason", &r.reason}, named{"epoch", &r.epoch})
 }
 
 func (r *coverageRows) add(p *place, key []byte, c *event.Coverage) {
@@ -129,5 +137,6 @@ func (r *coverageRows) add(p *place, key []byte, c *event.Coverage) {
 	r.connection.Append(c.Connection)
 	r.ordinal.Append(c.Ordinal)
 	r.reason.add(c.Reason)
+	r.epoch.Append(c.Epoch)
 	r.lineage.add(p)
 }

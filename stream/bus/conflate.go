@@ -41,7 +41,7 @@ func (c *conflation) identify(key, value []byte) bool {
 		return false
 	}
 	var m marketID
-	if !m.scan(value, 2, 0, 11, 12) {
+	if !m.scan(value, &quoteFields) {
 		return false
 	}
 	c.id = binary.AppendUvarint(append(c.id[:0], key...), m.channel)

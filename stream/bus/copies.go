@@ -17,8 +17,8 @@ const copyWindow = 65_536
 // copies tells second copies of one partition (design.md section 3, Copies). A
 // record at offset o is one when, among the records at o-65,536 to o-1,
 //
-//   - for a quote with a sequence: one of the same key and channel has a sequence
-//     as high or higher;
+//   - for a quote with a sequence: one of the same key, channel and epoch has a
+//     sequence as high or higher;
 //   - for any other record with an identity: one has the same identity.
 //
 // Both look at the records in the log, copies or not, so that the answer depends
@@ -57,25 +57,25 @@ func (c *copies) second(offset int64, key, value []byte) bool {
 	t := event.TypeOf(value)
 	switch t {
 	case event.TypeQuote:
-		if !m.scan(value, 2, 0, 11, 12) {
+		if !m.scan(value, &quoteFields) {
 			return false
 		}
 		if m.number != 0 {
-			return c.quote(c.seriesOf(key, t, m.channel), offset, m.number)
+			return c.quote(c.seriesOf(key, t, &m), offset, m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeTrade:
-		if !m.scan(value, 2, 3, 11, 12) {
+		if !m.scan(value, &tradeFields) {
 			return false
 		}
 		if m.numeric() {
-			return c.trade(offset, c.seriesOf(key, t, m.channel), m.number)
+			return c.trade(offset, c.seriesOf(key, t, &m), m.number)
 		}
 		c.scratch = append(c.scratch[:0], byte(t))
 	case event.TypeCoverage:
 		// Its kind is field 1 and its channel field 2: scan takes field 1 for the
 		// channel and field 2 for the number.
-		if !m.scan(value, 2, 0, 9, 10) {
+		if !m.scan(value, &coverageFields) {
 			return false
 		}
 		c.scratch = append(c.scratch[:0], byte(t), byte(m.channel))
@@ -137,6 +137,7 @@ func (c *copies) note(e idEntry, offset int64) {
 // event's AppendID says it in text (a test holds them equal).
 type marketID struct {
 	channel    uint64
+	epoch      uint32
 	text       []byte
 	number     uint64
 	connection uint64
@@ -162,9 +163,18 @@ func (m *marketID) numeric() bool {
 	return true
 }
 
-// scan reads the identity's fields, by their numbers (0: has none), and walks
-// over the rest without decoding it; ok is false for a malformed record.
-func (m *marketID) scan(value []byte, number, text, connection, ordinal protowire.Number) (ok bool) {
+// marketFields are the numbers of the fields of an identity; 0: the record has none.
+type marketFields struct{ number, text, connection, ordinal, epoch protowire.Number }
+
+var (
+	quoteFields    = marketFields{number: 2, connection: 11, ordinal: 12, epoch: 13}
+	tradeFields    = marketFields{number: 2, text: 3, connection: 11, ordinal: 12, epoch: 16}
+	coverageFields = marketFields{number: 2, connection: 9, ordinal: 10}
+)
+
+// scan reads the identity's fields and walks over the rest without decoding it; ok is
+// false for a malformed record.
+func (m *marketID) scan(value []byte, f *marketFields) (ok bool) {
 	_, _, n := protowire.ConsumeTag(value)
 	if n < 0 {
 		return false
@@ -199,13 +209,15 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 			switch num {
 			case 1:
 				m.channel = v
-			case number:
+			case f.number:
 				m.number = v
-			case connection:
+			case f.connection:
 				m.connection = uint64(uint32(v))
-			case ordinal:
+			case f.ordinal:
 				m.ordinal = v
-			case text:
+			case f.epoch:
+				m.epoch = uint32(v)
+			case f.text:
 				return false
 			}
 		case protowire.BytesType:
@@ -214,9 +226,9 @@ func (m *marketID) scan(value []byte, number, text, connection, ordinal protowir
 				return false
 			}
 			switch num {
-			case text:
+			case f.text:
 				m.text = b[n : n+int(v)]
-			case 1, number, connection, ordinal:
+			case 1, f.number, f.connection, f.ordinal, f.epoch:
 				return false
 			}
 			b = b[n+int(v):]
@@ -245,6 +257,7 @@ func (m *marketID) append(dst, key []byte) []byte {
 	dst = append(dst, key...)
 	dst = append(dst, 0)
 	dst = binary.AppendUvarint(dst, m.channel)
+	dst = binary.AppendUvarint(dst, uint64(m.epoch))
 	switch {
 	case len(m.text) > 0:
 		return append(dst, m.text...)

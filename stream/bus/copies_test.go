@@ -21,18 +21,19 @@ func drawMarket(t *rapid.T) (keyed, event.Message) {
 	connection, ordinal := rapid.Uint32Range(0, 1).Draw(t, "connection"), rapid.Uint64Range(0, 2).Draw(t, "ordinal")
 	other := rapid.Int64Range(1, 3).Draw(t, "other")
 	price := event.NewDecimal(other, 2)
+	epoch := rapid.Uint32Range(0, 2).Draw(t, "epoch")
 	switch rapid.IntRange(0, 2).Draw(t, "type") {
 	case 0:
-		m := &event.Trade{Channel: channel, TradeID: number, Price: price, RecvTime: other, Connection: connection, Ordinal: ordinal}
+		m := &event.Trade{Channel: channel, TradeID: number, Price: price, RecvTime: other, Connection: connection, Ordinal: ordinal, Epoch: epoch, Late: other%2 == 1}
 		if rapid.Bool().Draw(t, "text") {
 			m.TradeIDText = rapid.SampledFrom([]string{"1", "01", "x"}).Draw(t, "id")
 		}
 		return keyed{key, m.AppendWire(nil)}, m
 	case 1:
-		m := &event.Quote{Channel: channel, Sequence: number, Bid: price, Ask: price, RecvTime: other, Connection: connection, Ordinal: ordinal}
+		m := &event.Quote{Channel: channel, Sequence: number, Bid: price, Ask: price, RecvTime: other, Connection: connection, Ordinal: ordinal, Epoch: epoch}
 		return keyed{key, m.AppendWire(nil)}, m
 	default:
-		m := &event.Coverage{Kind: event.CoverageKind(other), Channel: channel, FromID: number, RecvTime: other, Connection: connection, Ordinal: ordinal}
+		m := &event.Coverage{Kind: event.CoverageKind(other), Channel: channel, FromID: number, RecvTime: other, Connection: connection, Ordinal: ordinal, Epoch: epoch}
 		return keyed{key, event.Marshal(m)}, m
 	}
 }
@@ -74,7 +75,7 @@ func TestCopiesFollowTheRule(t *testing.T) {
 				q, isQuote := m.(*event.Quote)
 				p, wasQuote := old.m.(*event.Quote)
 				if isQuote && q.Sequence != 0 {
-					want = want || (wasQuote && bytes.Equal(old.key, r.key) && p.Channel == q.Channel && p.Sequence >= q.Sequence && p.Sequence != 0)
+					want = want || (wasQuote && bytes.Equal(old.key, r.key) && p.Channel == q.Channel && p.Epoch == q.Epoch && p.Sequence >= q.Sequence && p.Sequence != 0)
 				} else {
 					want = want || appendID(old.m, old.key) == appendID(m, r.key)
 				}

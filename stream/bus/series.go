@@ -7,7 +7,7 @@ import (
 	"github.com/autohedge/autohedge/stream/event"
 )
 
-// series is one channel of one key, as copies remembers it. It is small and lies
+// series is one channel of one key in one epoch, as copies remembers it. It is small and lies
 // in its table itself, so that finding one among 100,000 costs one cache line.
 type series struct {
 	h1     uint64 // with h2 its identity; 0 is an empty entry
@@ -53,8 +53,11 @@ func (t *seriesTable) slot(h1 uint64, h2 uint32) *series {
 	}
 }
 
-func (c *copies) seriesOf(key []byte, t event.Type, channel uint64) *series {
-	c.scratch = binary.AppendUvarint(append(append(c.scratch[:0], byte(t)), key...), channel)
+func (c *copies) seriesOf(key []byte, t event.Type, m *marketID) *series {
+	c.scratch = binary.AppendUvarint(append(append(c.scratch[:0], byte(t)), key...), m.channel)
+	if m.epoch != 0 {
+		c.scratch = binary.BigEndian.AppendUint32(c.scratch, m.epoch)
+	}
 	return c.series.find(c.hash())
 }
 

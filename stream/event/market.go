@@ -29,6 +29,10 @@ type Trade struct {
 	// FirstTradeID and LastTradeID bound what an aggregated trade sums up.
 	FirstTradeID uint64 `json:"first_trade_id,omitempty"`
 	LastTradeID  uint64 `json:"last_trade_id,omitempty"`
+	// Epoch counts how often the venue began its ids again; Late marks a trade that came
+	// after newer ones: it is recorded, and nothing acts on it.
+	Epoch uint32 `json:"epoch,omitempty"`
+	Late  bool   `json:"late,omitempty"`
 }
 
 // Quote is the top of a book: best bid and ask. A side that is empty at the
@@ -47,6 +51,7 @@ type Quote struct {
 	RecvTime    int64       `json:"recv_time"`
 	Connection  uint32      `json:"connection,omitempty"`
 	Ordinal     uint64      `json:"ordinal,omitempty"`
+	Epoch       uint32      `json:"epoch,omitempty"` // as in Trade
 }
 
 // Coverage states what is known of an interval of one channel of one symbol. It
@@ -68,6 +73,7 @@ type Coverage struct {
 	Connection uint32 `json:"connection,omitempty"`
 	Ordinal    uint64 `json:"ordinal,omitempty"` // of the statement, within the connection
 	Reason     string `json:"reason,omitempty"`
+	Epoch      uint32 `json:"epoch,omitempty"` // of the ids, as in Trade
 }
 
 // Clock moves time in one partition and is the feed's lease: receive time after
@@ -84,12 +90,16 @@ type Clock struct {
 // AppendMarketID appends the text form of a market data record's identity,
 // venue|channel|symbol|id, the same that ClickHouse computes as event_id. The id
 // is text where it is not empty, else number where it is not 0, else
-// #connection.ordinal.
-func AppendMarketID(dst []byte, key []byte, channel Channel, text string, number uint64, connection uint32, ordinal uint64) []byte {
+// #connection.ordinal. An epoch that is not 0 follows the channel: venue|channel#1|...
+func AppendMarketID(dst []byte, key []byte, channel Channel, epoch uint32, text string, number uint64, connection uint32, ordinal uint64) []byte {
 	venue, symbol := SplitKey(key)
 	dst = append(dst, venue...)
 	dst = append(dst, '|')
 	dst = append(dst, channel.String()...)
+	if epoch != 0 {
+		dst = append(dst, '#')
+		dst = strconv.AppendUint(dst, uint64(epoch), 10)
+	}
 	dst = append(dst, '|')
 	dst = append(dst, symbol...)
 	dst = append(dst, '|')
@@ -107,12 +117,12 @@ func AppendMarketID(dst []byte, key []byte, channel Channel, text string, number
 
 // AppendID appends the trade's identity; key is its record's key.
 func (t *Trade) AppendID(dst, key []byte) []byte {
-	return AppendMarketID(dst, key, t.Channel, t.TradeIDText, t.TradeID, t.Connection, t.Ordinal)
+	return AppendMarketID(dst, key, t.Channel, t.Epoch, t.TradeIDText, t.TradeID, t.Connection, t.Ordinal)
 }
 
 // AppendID appends the quote's identity; key is its record's key.
 func (q *Quote) AppendID(dst, key []byte) []byte {
-	return AppendMarketID(dst, key, q.Channel, "", q.Sequence, q.Connection, q.Ordinal)
+	return AppendMarketID(dst, key, q.Channel, q.Epoch, "", q.Sequence, q.Connection, q.Ordinal)
 }
 
 // AppendID appends the statement's identity; key is its record's key.
@@ -120,7 +130,7 @@ func (c *Coverage) AppendID(dst, key []byte) []byte {
 	dst = append(dst, "coverage|"...)
 	dst = append(dst, c.Kind.String()...)
 	dst = append(dst, '|')
-	return AppendMarketID(dst, key, c.Channel, "", 0, c.Connection, c.Ordinal)
+	return AppendMarketID(dst, key, c.Channel, 0, "", 0, c.Connection, c.Ordinal)
 }
 
 // Instrument is what a venue says of one symbol: how its name splits and in

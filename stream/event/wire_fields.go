@@ -21,6 +21,8 @@ func (t *Trade) fields(c *coder) {
 	c.time(13, &t.PublishTime)
 	c.uint(14, &t.FirstTradeID)
 	c.uint(15, &t.LastTradeID)
+	c.uint32(16, &t.Epoch)
+	c.bool(17, &t.Late)
 }
 
 // EventType returns TypeQuote.
@@ -39,6 +41,7 @@ func (q *Quote) fields(c *coder) {
 	c.time(10, &q.PublishTime)
 	c.uint32(11, &q.Connection)
 	c.uint(12, &q.Ordinal)
+	c.uint32(13, &q.Epoch)
 }
 
 // EventType returns TypeCoverage.
@@ -56,6 +59,7 @@ func (m *Coverage) fields(c *coder) {
 	c.uint32(9, &m.Connection)
 	c.uint(10, &m.Ordinal)
 	c.string(11, &m.Reason)
+	c.uint32(12, &m.Epoch)
 }
 
 // EventType returns TypeClock.

@@ -68,6 +68,12 @@ func (t *Trade) AppendWire(dst []byte) []byte {
 	b = appendTime(b, 13, t.PublishTime)
 	b = appendUint(b, 14, t.FirstTradeID)
 	b = appendUint(b, 15, t.LastTradeID)
+	if t.Epoch != 0 {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 16, v64), uint64(t.Epoch))
+	}
+	if t.Late {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 17, v64), 1)
+	}
 	return finish(b, start)
 }
 
@@ -91,6 +97,7 @@ func (q *Quote) AppendWire(dst []byte) []byte {
 	b = appendTime(b, 10, q.PublishTime)
 	b = appendUint(b, 11, uint64(q.Connection))
 	b = appendUint(b, 12, q.Ordinal)
+	b = appendUint(b, 13, uint64(q.Epoch))
 	return finish(b, start)
 }
 
@@ -153,7 +160,7 @@ func DecodeTrade(value []byte, t *Trade) error {
 			return fmt.Errorf("decoding trade: %w", protowire.ParseError(n))
 		}
 		b = b[n:]
-		if f.num <= 15 && f.num > 0 && f.typ != tradeTypes[f.num] {
+		if f.num <= 17 && f.num > 0 && f.typ != tradeTypes[f.num] {
 			return fmt.Errorf("decoding trade: field %d has wire type %d", f.num, f.typ)
 		}
 		switch f.num {
@@ -188,6 +195,10 @@ func DecodeTrade(value []byte, t *Trade) error {
 			t.FirstTradeID = f.n
 		case 15:
 			t.LastTradeID = f.n
+		case 16:
+			t.Epoch, err = f.uint32()
+		case 17:
+			t.Late = f.n != 0
 		}
 		if err != nil {
 			return fmt.Errorf("decoding trade: field %d: %w", f.num, err)
@@ -214,7 +225,7 @@ func DecodeQuote(value []byte, q *Quote) error {
 			return fmt.Errorf("decoding quote: %w", protowire.ParseError(n))
 		}
 		b = b[n:]
-		if f.num <= 12 && f.num > 0 && f.typ != quoteTypes[f.num] {
+		if f.num <= 13 && f.num > 0 && f.typ != quoteTypes[f.num] {
 			return fmt.Errorf("decoding quote: field %d has wire type %d", f.num, f.typ)
 		}
 		switch f.num {
@@ -244,6 +255,8 @@ func DecodeQuote(value []byte, q *Quote) error {
 			q.Connection, err = f.uint32()
 		case 12:
 			q.Ordinal = f.n
+		case 13:
+			q.Epoch, err = f.uint32()
 		}
 		if err != nil {
 			return fmt.Errorf("decoding quote: field %d: %w", f.num, err)
@@ -267,6 +280,6 @@ const (
 
 // The wire types of the fields of Trade and Quote, by number.
 var (
-	tradeTypes = [...]protowire.Type{0, v64, v64, lenD, lenD, lenD, v64, f64, v64, f64, v64, v64, v64, f64, v64, v64}
-	quoteTypes = [...]protowire.Type{0, v64, v64, lenD, lenD, lenD, lenD, f64, v64, f64, f64, v64, v64}
+	tradeTypes = [...]protowire.Type{0, v64, v64, lenD, lenD, lenD, v64, f64, v64, f64, v64, v64, v64, f64, v64, v64, v64, v64}
+	quoteTypes = [...]protowire.Type{0, v64, v64, lenD, lenD, lenD, lenD, f64, v64, f64, f64, v64, v64, v64}
 )

@@ -433,7 +433,7 @@ func (d *jsonDecoder) trade(recv int64, it *Item) error {
 	if err != nil {
 		return err
 	}
-	t.EventTime, t.TimeSource = eventTime(at, 0, recv)
+	t.EventTime, t.TimeSource = d.v.eventTime(at, recv)
 	if d.has(jsSide) {
 		t.Aggressor = sideOf(d.s.string(&d.f[jsSide]))
 		if d.v.cfg.SideOf == "maker" {
@@ -487,8 +487,17 @@ func (d *jsonDecoder) quote(recv int64, it *Item) error {
 	if err != nil {
 		return err
 	}
-	q.EventTime, q.TimeSource = eventTime(at, 0, recv)
+	q.EventTime, q.TimeSource = d.v.eventTime(at, recv)
 	return nil
+}
+
+// eventTime is the element's time. A time at the frame of several elements is when that
+// was sent, which says nothing of how old an element is.
+func (v *jsonVenue) eventTime(at, recv int64) (int64, event.TimeSource) {
+	if v.cfg.List != "" && strings.HasPrefix(v.cfg.Time, rootPrefix) {
+		return eventTime(0, at, recv)
+	}
+	return eventTime(at, 0, recv)
 }
 
 func (d *jsonDecoder) symbol() ([]byte, *FrameError) {
