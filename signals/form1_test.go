@@ -175,6 +175,42 @@ func TestNotices(t *testing.T) {
 	}
 }
 
+// TestLateTradesAreNotSeen: a trade that came after newer ones moves no indicator, and
+// the same id in another epoch is another trigger.
+func TestLateTradesAreNotSeen(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Strategies = []StrategyConfig{{Name: "s", Account: "paper"}}
+	cfg.Rules = []RuleConfig{{}}
+	cfg.Rules[0].SetDefaults()
+	r := &cfg.Rules[0]
+	r.Name, r.Strategy, r.Indicator, r.Threshold, r.Direction, r.Side, r.Params = "dip", "s", "zscore", -1, CrossDown, event.Buy, map[string]any{"period": uint64(4)}
+	fire := func(late bool, epoch uint32) (ids []event.ID) {
+		e := NewEngine(0)
+		if err := e.Apply(compiled(t, cfg)); err != nil {
+			t.Fatal(err)
+		}
+		for i, price := range []int64{100, 101, 100, 101, 100, 101, 90} {
+			tr := tradeAt(0, int64(i+1)*1e9)
+			tr.TimeSource, tr.Price, tr.Epoch, tr.Late = event.TimeReceive, event.NewDecimal(price, 0), epoch, late && price == 90
+			signals, err := e.Step(int64(i), []byte("v|X"), tr.AppendWire(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j := range signals {
+				ids = append(ids, signals[j].ID)
+			}
+		}
+		return ids
+	}
+	if got := fire(true, 0); len(got) != 0 {
+		t.Errorf("a late trade fired %d signals", len(got))
+	}
+	first, second := fire(false, 0), fire(false, 1)
+	if len(first) != 1 || len(second) != 1 || first[0] == second[0] {
+		t.Errorf("signals %v of one epoch and %v of another", first, second)
+	}
+}
+
 func tradeAt(eventTime, recvTime int64) event.Trade {
 	return event.Trade{Channel: event.ChannelTrade, TradeID: uint64(recvTime), Price: event.NewDecimal(100, 0), TimeSource: event.TimeEvent, EventTime: eventTime, RecvTime: recvTime}
 }

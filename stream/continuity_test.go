@@ -254,6 +254,25 @@ func TestNoEpoch(t *testing.T) {
 			t.Errorf("%d trades, %d duplicates", len(got), p.f.stats.duplicates)
 		}
 	})
+	t.Run("a burst without times", func(t *testing.T) {
+		p := binanceTape(t)
+		p.frames(bnQuote(1000))
+		for i := range 100 { // within a tenth of a second
+			p.frames(bnQuote(i + 1))
+		}
+		if got := p.trades(); len(got) != 1 {
+			t.Errorf("published %q", got)
+		}
+	})
+	t.Run("a second copy of an epoch that is over, in the log", func(t *testing.T) {
+		p := binanceTape(t)
+		p.frames(at(5000, 0), at(1, 100), at(2, 101), at(3, 102))
+		p.q.records = append(p.q.records, p.q.records[1]) // trade 5000
+		p.restart()
+		p.q.lines = nil
+		p.frames(at(4, 103))
+		p.wants("it changes nothing", "received trade 4-0", "trade 4 epoch 1")
+	})
 	t.Run("one lower id", func(t *testing.T) {
 		p := binanceTape(t)
 		p.frames(at(5000, 0), at(1, 100), at(5001, 101), at(5002, 102))

@@ -209,11 +209,11 @@ func TestEveryTableHoldsItsEvents(t *testing.T) {
 		{Channel: event.ChannelTrade, TradeID: 42, Epoch: 1, Late: true}, {Channel: event.ChannelJSON, TradeIDText: "a", Epoch: 4_294_967_295},
 	} {
 		tr.EventTime, tr.RecvTime = testTime, testTime
-		b := NewBatch("ids", testIncarnation, 0)
-		if _, err := b.AddEvent(int64(i), key, &tr); err != nil {
+		single := NewBatch("ids", testIncarnation, 0)
+		if _, err := single.AddEvent(int64(i), key, &tr); err != nil {
 			t.Fatal(err)
 		}
-		insertAll(t, c, b, fmt.Sprint("id", i))
+		insertAll(t, c, single, fmt.Sprint("id", i))
 		if got, want := askOne(t, c, fmt.Sprintf("SELECT event_id FROM ticks WHERE topic = 'ids' AND kafka_offset = %d", i)), string(tr.AppendID(nil, key)); got != want {
 			t.Errorf("event id %q, want %q", got, want)
 		}
