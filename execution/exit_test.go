@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/autohedge/autohedge/execution/broker"
 	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
+	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/event"
 )
 
@@ -322,7 +325,9 @@ func TestExitInParts(t *testing.T) {
 	d := w.decide(w.enter(event.Buy, "0.02", 0))
 	w.wantStates(d, "submitting accepted filled")
 	w.quote("49700.00", "0.015", "49701.00", "0.5")
-	w.wantExits(d, "stop 1: submitting accepted partially_filled expired:ioc")
+	w.until("a part is closed", func() bool { // the next exit may have begun
+		return strings.HasPrefix(w.exitsOf(d), "stop 1: submitting accepted partially_filled expired:ioc")
+	})
 	w.quote("49690.00", "0.015", "49691.00", "0.5")
 	w.until("the rest is closed", func() bool { return w.position("momentum").IsZero() })
 	r.drain()
@@ -605,4 +610,134 @@ func TestOldSnapshotsHaveNoLots(t *testing.T) {
 	if old.checkLots(); !strings.Contains(old.conflicts["paper"], "add up to -3, its fills to -2") {
 		t.Errorf("conflicts: %v", old.conflicts)
 	}
+}
+
+// TestExitsUnderFire: random decisions, a market that wanders and is thin at times, and
+// restarts in the middle of it. No lot ever has two exits that are not done, none is
+// closed by more than it was, nothing turns a position around, and in the end, once every
+// horizon has passed, nothing is held.
+func TestExitsUnderFire(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := newExitWorld(t)
+			w.cfg.Accounts[0].Limits.MaxPositionNotional = risk.Amounts{"USDT": dec("1000000")}
+			w.cfg.Accounts[0].Limits.MaxOrdersPerSecond, w.cfg.Accounts[0].Limits.MaxOrdersPerMinute = 1000, 1000
+			rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test's
+			price, r := int64(50_000_00), w.start(nil)
+			quote := func(size string) {
+				at := func(p int64) string { return event.NewDecimal(p, 2).String() }
+				w.quote(at(price), size, at(price+100), size)
+				w.seesQuote(r)
+			}
+			quote("0.5")
+			for i := range 60 {
+				price += rng.Int64N(150_00) - 75_00
+				quote([]string{"0.5", "0.5", "0.006", "0"}[rng.IntN(4)])
+				d := w.enter(event.Buy, []string{"0.01", "0.017"}[rng.IntN(2)], time.Duration(rng.Int64N(int64(400*time.Millisecond))))
+				d.RefPrice, d.Strategy = event.NewDecimal(price, 2), []string{"momentum", "reversal"}[rng.IntN(2)]
+				d.StopBps, d.TargetBps = uint32(rng.IntN(40)), uint32(rng.IntN(40))
+				if rng.IntN(4) == 0 {
+					d.Side, d.Action, d.StopBps, d.TargetBps, d.Horizon = event.Sell, event.ActionFlat, 0, 0, 0
+				} else if d.Horizon == 0 {
+					d.Horizon = int64(time.Millisecond)
+				}
+				w.decide(d)
+				if i%20 == 10 {
+					r.stop()
+					r.err <- <-r.err
+					r = w.start(nil)
+				}
+			}
+			w.until("nothing is held", func() bool {
+				quote("0.5")
+				return w.position("momentum").IsZero() && w.position("reversal").IsZero() && len(r.open()) == 0
+			})
+			r.drain()
+			w.checkExits()
+		})
+	}
+}
+
+// open are the orders of a role that are not done, and its lots.
+func (r *running) open() (ids []string) {
+	r.role.ownersMu.Lock()
+	defer r.role.ownersMu.Unlock()
+	for _, o := range r.role.owners {
+		o.mu.Lock()
+		for id := range o.open {
+			ids = append(ids, id)
+		}
+		for _, l := range o.lots.Lots() {
+			ids = append(ids, l.ID)
+		}
+		o.mu.Unlock()
+	}
+	return ids
+}
+
+// checkExits reads the order log and the fills as an auditor does.
+func (w *world) checkExits() {
+	w.t.Helper()
+	working, filled, exitsSent := make(map[string]string), make(map[string]*big.Rat), 0
+	for _, e := range all[*event.OrderEvent](w, event.TopicOrders) {
+		if e.Lot == "" || e.State == event.OrderRiskRejected {
+			continue
+		}
+		if e.Seq == 0 {
+			exitsSent++
+			if other := working[e.Lot]; other != "" {
+				w.t.Errorf("exit %s of lot %s begins while %s is not done", e.ClientOrderID, e.Lot, other)
+			}
+			working[e.Lot] = e.ClientOrderID
+		}
+		if e.State.Terminal() && working[e.Lot] == e.ClientOrderID {
+			working[e.Lot] = ""
+		}
+	}
+	lotOf := make(map[string]string)
+	for _, e := range all[*event.OrderEvent](w, event.TopicOrders) {
+		lotOf[e.ClientOrderID] = e.Lot
+	}
+	held := make(map[string]*big.Rat) // by strategy
+	for _, f := range all[*event.Fill](w, event.TopicFills) {
+		lot := f.ClientOrderID
+		if l := lotOf[lot]; l != "" {
+			lot = l
+		}
+		if filled[lot] == nil {
+			filled[lot] = new(big.Rat)
+		}
+		if held[f.Strategy] == nil {
+			held[f.Strategy] = new(big.Rat)
+		}
+		qty := rat(f.Qty)
+		if f.Side == event.Sell {
+			qty.Neg(qty)
+		}
+		filled[lot].Add(filled[lot], qty)
+		held[f.Strategy].Add(held[f.Strategy], qty)
+		if held[f.Strategy].Sign() < 0 {
+			w.t.Errorf("strategy %s is short after fill %s of order %s", f.Strategy, f.ExecID, f.ClientOrderID)
+		}
+	}
+	for id, sum := range filled {
+		if lotOf[id] == "" && sum.Sign() < 0 && len(w.exitsOfLot(id)) > 0 {
+			w.t.Errorf("lot %s was closed by %s more than it was", id, sum.FloatString(8))
+		}
+	}
+	if exitsSent < 5 {
+		w.t.Errorf("%d exits were sent", exitsSent)
+	}
+	w.t.Logf("%d exits were sent", exitsSent)
+}
+
+// exitsOfLot are the client order ids of a lot's exits.
+func (w *world) exitsOfLot(lot string) (ids []string) {
+	for _, e := range all[*event.OrderEvent](w, event.TopicOrders) {
+		if e.Lot == lot && e.Seq == 0 {
+			ids = append(ids, e.ClientOrderID)
+		}
+	}
+	return ids
 }

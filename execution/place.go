@@ -108,6 +108,9 @@ func (o *owner) view(d *event.Decision, acc *account) risk.View {
 		Now: o.now(), Halted: o.role.board.blocked(d.Account, d.Venue, d.Symbol, true), ReduceOnly: o.role.board.blocked(d.Account, d.Venue, d.Symbol, false),
 		Orders: o.begun(d.ID), Instrument: o.role.market.instrument(d.Venue, d.Symbol),
 	}
+	if d.Action != event.ActionFlat {
+		v.Entered = o.orders.entered(d.SignalID, d.Account)
+	}
 	v.Quote, v.Trade, v.MeanMid = o.role.market.forRisk(d.Venue, d.Symbol, v.Now)
 	var err error
 	if refused := acc.broker.refused(); refused != nil {

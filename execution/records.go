@@ -33,12 +33,20 @@ type orders struct {
 	// recent and begun are the keys of both, oldest first; an order that is not
 	// done takes another turn.
 	recent, begun []string
+	// entries are the entries that are whole, by the signal and account that they are of.
+	entries map[signalKey]string
 	// keepWhole and keepKnown are the constants of that name; tests have less.
 	keepWhole, keepKnown int
 }
 
+// signalKey is a signal as one account acts on it.
+type signalKey struct {
+	signal  event.ID
+	account string
+}
+
 func newOrders() *orders {
-	return &orders{whole: make(map[string]*order), known: make(map[string]struct{}), keepWhole: keepWhole, keepKnown: keepKnown}
+	return &orders{whole: make(map[string]*order), known: make(map[string]struct{}), entries: make(map[signalKey]string), keepWhole: keepWhole, keepKnown: keepKnown}
 }
 
 // of returns an order, nil where it is not remembered whole.
@@ -58,12 +66,24 @@ func (o *orders) put(ord *order) {
 		if o.of(id) == nil {
 			o.recent = append(o.recent, id)
 		}
-		o.whole[id] = ord
+		o.putWhole(id, ord)
 	}
 	if !o.has(id) {
 		o.known[id] = struct{}{}
 		o.begun = append(o.begun, id)
 	}
+}
+
+func (o *orders) putWhole(id string, ord *order) {
+	o.whole[id] = ord
+	if e := &ord.last; e.Leg == event.LegEntry && !e.SignalID.IsZero() {
+		o.entries[signalKey{e.SignalID, e.Account}] = id
+	}
+}
+
+// entered returns the order by which an account acted on a signal, if that is whole.
+func (o *orders) entered(signal event.ID, account string) string {
+	return o.entries[signalKey{signal, account}]
 }
 
 // trim lets the oldest orders go of which done is true: it returns the ids of those
@@ -75,6 +95,9 @@ func (o *orders) trim(done func(*order) bool) (gone []string) {
 		if !done(o.whole[oldest]) {
 			o.recent = append(o.recent, oldest)
 			continue
+		}
+		if k := (signalKey{o.whole[oldest].last.SignalID, o.whole[oldest].last.Account}); o.entries[k] == oldest {
+			delete(o.entries, k)
 		}
 		delete(o.whole, oldest)
 		gone = append(gone, oldest)
@@ -309,7 +332,7 @@ func decodeRecords(state []byte, life func(topic string) event.ID) (*records, er
 		if s.orders.of(e.ClientOrderID) != nil || !s.orders.has(e.ClientOrderID) {
 			return nil, fmt.Errorf("decoding the records of a partition: order %s is there twice or was never begun", e.ClientOrderID)
 		}
-		s.orders.whole[e.ClientOrderID] = restored(e)
+		s.orders.putWhole(e.ClientOrderID, restored(e))
 		s.orders.recent = append(s.orders.recent, e.ClientOrderID)
 	}
 	maps.Copy(s.conflicts, in.Conflicts)

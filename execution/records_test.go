@@ -310,6 +310,34 @@ func TestRecordsKeepWhatIsNotSettled(t *testing.T) {
 	}
 }
 
+// An account acts on a signal by one entry, whatever the arm of the decision, also after
+// a restart.
+func TestOneEntryForEachSignal(t *testing.T) {
+	w := newWorld(t)
+	r := w.startWithQuote()
+	first := w.decide(w.decision(event.Buy, "0.01", "50000.5"))
+	w.wantStates(first, "submitting accepted filled")
+	again := func(arm string) *event.Decision {
+		d := *first
+		d.Arm, d.ID = arm, event.DecisionID(first.SignalID, first.Account, arm)
+		return w.decide(&d)
+	}
+	w.wantStates(again("challenger"), "risk_rejected:children")
+	r.drain()
+	r = w.startWithQuote()
+	second := again("shadow")
+	w.wantStates(second, "risk_rejected:children")
+	if e := w.history(second)[0]; !strings.Contains(e.Detail, event.ClientOrderID(first.ID, 0)) {
+		t.Errorf("detail is %q", e.Detail)
+	}
+	flat := *first
+	flat.Arm, flat.ID = "reducer", event.DecisionID(first.SignalID, first.Account, "reducer")
+	flat.Action, flat.Side, flat.Time = event.ActionFlat, event.Sell, time.Now().UnixNano()
+	w.wantStates(w.decide(&flat), "submitting accepted filled")
+	r.drain()
+	w.audit()
+}
+
 func TestRecordsDamaged(t *testing.T) {
 	h := newHistory(3)
 	for range 50 {

@@ -78,6 +78,9 @@ type View struct {
 	ReduceOnly string
 	// Orders counts the orders that the decision has in the order log.
 	Orders int
+	// Entered is the client order id of the entry that another decision on the signal of
+	// this one made for the account; empty when there is none, and for what closes.
+	Entered string
 	// Unknown is the client order id of an order of the account whose outcome is
 	// not known; empty when there is none.
 	Unknown string
@@ -234,6 +237,9 @@ func (c *check) reduceOnly() *Rejection {
 func (c *check) children() *Rejection {
 	if c.v.Orders > 0 {
 		return refuse(Children, "the decision has %d orders, at most 1 is allowed", c.v.Orders)
+	}
+	if c.v.Entered != "" {
+		return refuse(Children, "order %s entered on the signal already, at most 1 is allowed, whatever the arm", c.v.Entered)
 	}
 	return nil
 }

@@ -68,6 +68,7 @@ func TestLimits(t *testing.T) {
 		{"halted and reducing", func(d *event.Decision, v *View, _ *Gate) {
 			v.Halted, v.Position = "all by ann: drill", dec("-1")
 		}, KillSwitch, nil},
+		{"second arm", func(_ *event.Decision, v *View, _ *Gate) { v.Entered = "ah1" }, Children, []string{"ah1", "at most 1"}},
 		{"second child", func(_ *event.Decision, v *View, _ *Gate) { v.Orders = 1 }, Children, []string{"1 orders", "at most 1"}},
 		{"close without a position", func(d *event.Decision, _ *View, _ *Gate) { d.Action, d.Side = event.ActionFlat, event.Sell }, NothingToClose, []string{"position is 0 ", "0.02"}},
 		{"close that adds to a long", func(d *event.Decision, v *View, _ *Gate) { d.Action, v.Own = event.ActionFlat, dec("0.05") }, NothingToClose, []string{"0.05", "0.02", "add"}},
