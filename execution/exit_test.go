@@ -339,6 +339,24 @@ func TestExitInParts(t *testing.T) {
 	}
 }
 
+// TestRestingEntryIsWithdrawn: once the lot of an entry is being closed, what rests of
+// the entry is withdrawn.
+func TestRestingEntryIsWithdrawn(t *testing.T) {
+	w := newExitWorld(t)
+	r := w.start(nil)
+	w.quote("50000.00", "0.5", "50001.00", "0.01")
+	w.seesQuote(r)
+	d := w.enter(event.Buy, "0.02", 0)
+	d.Type, d.TIF, d.LimitPrice, d.TargetBps = event.Limit, event.GTC, event.Some(dec("50001")), 10
+	w.wantStates(w.decide(d), "submitting accepted partially_filled")
+	w.quote("50060.00", "0.5", "50061.00", "0.5")
+	w.wantExits(d, "target 1: submitting accepted filled")
+	w.wantStates(d, "submitting accepted partially_filled canceled:requested")
+	r.drain()
+	w.audit()
+	w.wantFlat("momentum")
+}
+
 // TestExitsThatMiss: an exit of which nothing fills is tried again with a band that
 // doubles up to its bound; then the account is halted, and it is tried on.
 func TestExitsThatMiss(t *testing.T) {

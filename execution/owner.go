@@ -28,7 +28,7 @@ type working struct {
 	sentAt       time.Time
 	askedAt      time.Time
 	missingSince time.Time // since when the broker says it does not know it
-	// canceling says that a cancel after a halt is on its way to the broker, under mu;
+	// canceling says that a cancel is on its way to the broker, under mu;
 	// canceledAt is when the last one began.
 	canceling  bool
 	canceledAt time.Time
@@ -456,7 +456,7 @@ func (o *owner) tick(ctx context.Context, machine time.Time) error {
 				}
 			}
 		default:
-			o.cancelHalted(ctx, w, machine)
+			o.cancelUnwanted(ctx, w, machine)
 		}
 	}
 	if err := o.pursue(ctx, machine); err != nil {
@@ -475,15 +475,16 @@ func (o *owner) tick(ctx context.Context, machine time.Time) error {
 // haltCancels bounds the withdrawals after a halt that a partition has on their way.
 const haltCancels = 16
 
-// cancelHalted withdraws a working order that a halt covers, beside everything else:
-// no order waits for another's broker. It is tried again until the broker says that the
-// order is done.
-func (o *owner) cancelHalted(ctx context.Context, w *working, machine time.Time) {
+// cancelUnwanted withdraws a working order that a halt covers, or an entry whose lot is
+// being closed, beside everything else: no order waits for another's broker. It is tried
+// again until the broker says that the order is done.
+func (o *owner) cancelUnwanted(ctx context.Context, w *working, machine time.Time) {
 	o.mu.Lock()
+	closing := o.lots.Tries(w.id()).Begun > 0
 	busy, last, id := w.canceling || machine.Sub(w.canceledAt) < o.role.cfg.QueryInterval, w.last, w.id()
 	o.mu.Unlock()
 	acc := o.accounts[last.Account]
-	if busy || acc == nil || acc.broker.refused() != nil || o.role.board.blocked(last.Account, last.Venue, last.Symbol, last.Leg.Reduces()) == "" {
+	if busy || acc == nil || acc.broker.refused() != nil || !closing && o.role.board.blocked(last.Account, last.Venue, last.Symbol, last.Leg.Reduces()) == "" {
 		return
 	}
 	select {
@@ -498,7 +499,7 @@ func (o *owner) cancelHalted(ctx context.Context, w *working, machine time.Time)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.role.cfg.AckTimeout)
 		defer cancel()
 		if err := acc.broker.Cancel(ctx, id); err != nil {
-			o.role.env.Log.Error("canceling an order after a halt, will be tried again", "order", id, "err", err)
+			o.role.env.Log.Error("canceling an order, will be tried again", "order", id, "err", err)
 		}
 		o.mu.Lock()
 		w.canceling = false

@@ -82,7 +82,7 @@ type RuleConfig struct {
 	DebounceTicks int            `yaml:"debounce_ticks" doc:"values in a row beyond the threshold before it fires; 0 and 1 are the first"`
 	Debounce      time.Duration  `yaml:"debounce" doc:"receive time beyond the threshold before it fires"`
 	Cooldown      time.Duration  `yaml:"cooldown" doc:"receive time after a signal in which the rule is silent on that instrument"`
-	Horizon       time.Duration  `yaml:"horizon" doc:"how long the effect is expected to last"`
+	Horizon       time.Duration  `yaml:"horizon" doc:"how long the effect is expected to last; a position that was entered on it is closed when that has passed since its first fill"`
 	TTL           time.Duration  `yaml:"ttl" doc:"time after the trigger in which a decision still counts"`
 	MaxDriftBps   event.Decimal  `yaml:"max_drift_bps" doc:"how far the price may move against the signal before the order is written, in basis points"`
 }
