@@ -126,6 +126,9 @@ func (y *Policy) Validate() component.Problems {
 	if y.Order != "limit" && y.Order != "market" {
 		p.Addf("order", "is %q: want limit or market", y.Order)
 	}
+	if y.TargetBps > 0 && float64(y.TargetBps) <= 2*y.FeeBps {
+		p.Warnf("target_bps", "is %d, which the fees of a round trip (2 x %v) eat: the deterministic desk will never trade", y.TargetBps, y.FeeBps)
+	}
 	if y.EdgeBps > 0 && y.EdgeBps <= 2*y.FeeBps {
 		p.Warnf("edge_bps", "is %v, which the fees of a round trip (2 x %v) eat: the deterministic desk will never trade", y.EdgeBps, y.FeeBps)
 	}

@@ -52,6 +52,15 @@ func (d *Desk) cycle(ctx context.Context, c *Case, v *event.Verdict) error {
 			d.none(v, ReasonNoPosition, "nothing to close", after)
 			return nil
 		}
+		if rej := c.exits(t); rej != nil {
+			note(v, roleRisk, Reject, rej)
+			if after == nil {
+				after = rej
+				continue
+			}
+			d.none(v, rej.Reason, t.Rationale, nil)
+			return nil
+		}
 
 		r, err := d.agents.Review(ctx, c, t)
 		if err != nil {

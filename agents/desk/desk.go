@@ -44,6 +44,8 @@ const (
 	ReasonNoEdge         = "no_edge"           // nobody has measured an edge, and the signal is no probe
 	ReasonRiskReject     = "risk_reject"       // Risk rejected the second thesis too
 	ReasonPositionCap    = "position_cap"      // no room under the desk's soft cap
+	ReasonStopTooClose   = "stop_too_close"    // a stop within the spread closes at once
+	ReasonTargetTooClose = "target_too_close"  // a target that does not pay for the round trip
 	ReasonShort          = "short_not_allowed" // would go below zero
 	ReasonNoPosition     = "no_position"       // nothing to close
 	ReasonBeyondDrift    = "beyond_drift"      // the price already left the signal's drift

@@ -48,6 +48,9 @@ func (r *rules) Thesis(_ context.Context, c *Case, after *Rejection) (Thesis, er
 // closing when the market has carried the position a whole step past the cap.
 func (r *rules) revise(c *Case, t *Thesis, after *Rejection) {
 	switch {
+	case after.Reason == ReasonStopTooClose, after.Reason == ReasonTargetTooClose:
+		t.Direction = None
+		t.Rationale += "; the stop is within the spread, or the target does not pay for the round trip"
 	case after.Fits > 0:
 		t.Conviction = after.Fits
 		t.Rationale += fmt.Sprintf("; smaller, as only %d of %d fits", after.Fits, conviction)

@@ -109,6 +109,10 @@ func set(t *testing.T, c *Config, arg string) {
 		c.Policy.ProbeEvery = number()
 	case "fee_bps":
 		c.Policy.FeeBps = float64(number())
+	case "stop_bps":
+		c.Policy.StopBps = number()
+	case "target_bps":
+		c.Policy.TargetBps = number()
 	case "max_slippage_bps":
 		c.Policy.MaxSlippageBps = number()
 	case "order":

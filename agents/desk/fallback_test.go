@@ -46,7 +46,7 @@ func TestModelFailsAgainstAPosition(t *testing.T) {
 				t.Run(c.name+"/"+schema+"/"+reason, func(t *testing.T) {
 					replies := map[string]llmtest.Reply{schema: reply}
 					if schema != "thesis" {
-						replies["thesis"] = llmtest.Answer(`{"direction":"long","conviction":1,"horizon":"1m","stop_bps":10,"target_bps":20,"rationale":"r"}`)
+						replies["thesis"] = llmtest.Answer(`{"direction":"long","conviction":1,"horizon":"1m","stop_bps":10,"target_bps":30,"rationale":"r"}`)
 					}
 					s := llmtest.Start(t, llmtest.Desk(replies))
 					cfg := scripted()

@@ -122,7 +122,10 @@ func TestModelDeskTrades(t *testing.T) {
 // A thesis that Go's limits refuse gets one more, which is judged whole.
 func TestModelDeskRejection(t *testing.T) {
 	thesis := func(direction string, conviction string) llmtest.Reply {
-		return llmtest.Answer(`{"direction":"` + direction + `","conviction":` + conviction + `,"horizon":"1m","stop_bps":10,"target_bps":20,"rationale":"r"}`)
+		return llmtest.Answer(`{"direction":"` + direction + `","conviction":` + conviction + `,"horizon":"1m","stop_bps":10,"target_bps":30,"rationale":"r"}`)
+	}
+	near := func(stop, target string) llmtest.Reply {
+		return llmtest.Answer(`{"direction":"long","conviction":1,"horizon":"1m","stop_bps":` + stop + `,"target_bps":` + target + `,"rationale":"r"}`)
 	}
 	reject := llmtest.Answer(`{"verdict":"reject","size":1,"rationale":"too much"}`)
 	for _, tt := range []struct {
@@ -142,6 +145,10 @@ func TestModelDeskRejection(t *testing.T) {
 			[]string{"director", "quant", "director"}},
 		{"soft cap twice", thesis("long", "5"), thesis("long", "4"), llmtest.Reply{}, "position=24", event.ActionNone, ReasonPositionCap,
 			[]string{"director", "quant", "director", "quant"}},
+		{"stop within the spread, then wider", near("2", "30"), thesis("long", "1"), llmtest.Reply{}, "position=0", event.ActionLong, ReasonAgreedRevised,
+			[]string{"director", "director", "quant", "risk", "execution", "decision"}},
+		{"target that does not pay, twice", near("10", "22"), near("10", "5"), llmtest.Reply{}, "position=0", event.ActionNone, ReasonTargetTooClose,
+			[]string{"director", "director"}},
 		{"short, twice", thesis("short", "1"), thesis("short", "1"), llmtest.Reply{}, "position=0", event.ActionNone, ReasonShort,
 			[]string{"director", "quant", "director", "quant"}},
 		{"risk, twice", thesis("long", "2"), thesis("long", "1"), reject, "position=0", event.ActionNone, ReasonRiskReject,

@@ -79,6 +79,19 @@ func (c *Case) room(direction string, size int) *Rejection {
 	return &Rejection{Reason: ReasonPositionCap, Fits: fits}
 }
 
+// exits checks that a position could be held between the thesis' stop and target at
+// all: both are acted on.
+func (c *Case) exits(t Thesis) *Rejection {
+	switch {
+	case t.Direction == Flat:
+	case t.StopBps > 0 && float64(t.StopBps) <= c.spreadBps:
+		return &Rejection{Reason: ReasonStopTooClose}
+	case t.TargetBps > 0 && float64(t.TargetBps) <= c.costBps:
+		return &Rejection{Reason: ReasonTargetTooClose}
+	}
+	return nil
+}
+
 // fits reports whether |position after the trade| stays within the soft cap.
 // An order against the position may not turn it beyond the cap either.
 func (c *Case) fits(direction string, size int) bool {
