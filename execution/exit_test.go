@@ -486,6 +486,24 @@ func TestExitsOnlyReduce(t *testing.T) {
 	w.wantFlat("momentum", "reversal")
 }
 
+// TestEntriesThatRestHoldNoExitUp: only exits and flat decisions that work take from what
+// an exit may reduce.
+func TestEntriesThatRestHoldNoExitUp(t *testing.T) {
+	w := newExitWorld(t)
+	r := w.startWithQuote()
+	d := w.decide(w.enter(event.Buy, "0.02", 0))
+	w.wantStates(d, "submitting accepted filled")
+	other := w.decision(event.Sell, "0.02", "50000.5")
+	other.Strategy, other.Type, other.TIF, other.LimitPrice = "reversal", event.Limit, event.GTC, event.Some(dec("50100"))
+	w.wantStates(w.decide(other), "submitting accepted")
+	w.quote("49700.00", "0.5", "49701.00", "0.5")
+	w.wantExits(d, "stop 1: submitting accepted filled")
+	w.wantStates(other, "submitting accepted")
+	r.drain()
+	w.audit()
+	w.wantFlat("momentum")
+}
+
 // wantFlat checks that the strategies hold nothing.
 func (w *world) wantFlat(strategies ...string) {
 	w.t.Helper()
@@ -758,4 +776,31 @@ func (w *world) exitsOfLot(lot string) (ids []string) {
 		}
 	}
 	return ids
+}
+
+// TestLotsAgainstPositions: lots that do not add up to their position halt the account,
+// with both numbers.
+func TestLotsAgainstPositions(t *testing.T) {
+	w := newExitWorld(t)
+	w.cfg.MarkInterval = 20 * time.Millisecond
+	r := w.startWithQuote()
+	w.wantStates(w.decide(w.enter(event.Buy, "0.02", 0)), "submitting accepted filled")
+	w.until("positions are marked", func() bool { return len(all[*event.Position](w, event.TopicPositions)) > 2 })
+	if halts := r.role.board.list(); len(halts) != 0 {
+		t.Fatalf("halted: %v", halts)
+	}
+	r.role.ownersMu.Lock()
+	for _, o := range r.role.owners {
+		o.mu.Lock()
+		for _, k := range o.lots.Keys() {
+			o.lots.Adopt(k, dec("0.01"))
+		}
+		o.mu.Unlock()
+	}
+	r.role.ownersMu.Unlock()
+	w.until("the account is halted", func() bool {
+		return slices.ContainsFunc(r.role.board.list(), func(h Halt) bool {
+			return h.Scope == "account:paper" && strings.Contains(h.Why, "add up to 0.03, its fills to 0.02")
+		})
+	})
 }

@@ -89,14 +89,16 @@ func floorStep(v, step event.Decimal) (event.Decimal, error) {
 	return ledger.Trim(f), err
 }
 
-// holdingLocked is what orders of a side could reduce of a position; o.mu is held.
+// holdingLocked is what orders of a side could reduce of a position: what exits and flat
+// decisions that work, or whose outcome is not known, do not take; o.mu is held. An entry
+// of that side means to go there, and may rest for long.
 func (o *owner) holdingLocked(k ledger.Key, side event.Side) (h exits.Holding, err error) {
 	h.Own = o.book.Qty(k)
 	if h.Net, err = o.book.Net(k.Account, k.Venue, k.Symbol); err != nil {
 		return h, err
 	}
 	o.eachAtWorkLocked(func(w *order) {
-		if w.last.Account != k.Account || w.last.Venue != k.Venue || w.last.Symbol != k.Symbol || w.last.Side != side || err != nil {
+		if w.last.Account != k.Account || w.last.Venue != k.Venue || w.last.Symbol != k.Symbol || w.last.Side != side || w.last.Leg == event.LegEntry || err != nil {
 			return
 		}
 		left := w.left(o.book.Proven(w.id()))

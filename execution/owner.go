@@ -534,9 +534,18 @@ func (o *owner) record(ctx context.Context, k ledger.Key, from event.Lineage) er
 		}
 	}
 	p, err := o.book.Record(k, o.now(), from)
+	differs := lotsDiffer(o.book, o.lots, k)
 	o.mu.Unlock()
 	if err != nil {
 		return component.Fatal(err)
+	}
+	if differs != "" && o.contradictions[k.Account+"/lots"] != differs {
+		o.contradictions[k.Account+"/lots"] = differs
+		o.role.metrics.contradictions.Inc()
+		o.role.env.Log.Error("halting an account whose records contradict each other", "account", k.Account, "why", differs)
+		if err := o.haltAccount(ctx, k.Account, differs); err != nil {
+			return err
+		}
 	}
 	if _, _, err := o.producer.Publish(ctx, event.TopicPositions, []byte(k.Account), p); err != nil {
 		return err

@@ -353,15 +353,23 @@ func decodeRecords(state []byte, life func(topic string) event.ID) (*records, er
 	return s, nil
 }
 
-// checkLots notes accounts whose lots do not add up to a position: two records of the
-// same fact.
+// checkLots notes accounts whose lots do not add up to a position.
 func (s *records) checkLots() {
 	for _, k := range slices.Concat(s.book.Keys(true), s.lots.Keys()) {
-		sum, err := s.lots.Sum(k)
-		if qty := s.book.Qty(k); err != nil || sum.Cmp(qty) != 0 {
-			s.conflicts[k.Account] = fmt.Sprintf("the lots of strategy %s in %s %s add up to %s, its fills to %s", k.Strategy, k.Venue, k.Symbol, sum, qty)
+		if why := lotsDiffer(s.book, s.lots, k); why != "" {
+			s.conflicts[k.Account] = why
 		}
 	}
+}
+
+// lotsDiffer says that the lots of a position do not add up to it, or nothing: the two are
+// records of the same fact.
+func lotsDiffer(book *ledger.Book, lots *exits.Book, k ledger.Key) string {
+	sum, err := lots.Sum(k)
+	if qty := book.Qty(k); err != nil || sum.Cmp(qty) != 0 {
+		return fmt.Sprintf("the lots of strategy %s in %s %s add up to %s, its fills to %s", k.Strategy, k.Venue, k.Symbol, sum, qty)
+	}
+	return ""
 }
 
 // checkLogs refuses logs that are not those that the offsets belong to, or that

@@ -54,7 +54,7 @@ func Limit(side event.Side, q *Quote, band uint32, tick event.Decimal) event.Nul
 }
 
 // Holding is what an order of one side could reduce: the strategy's position and the
-// account's net, signed, and what orders of that side that work, or whose outcome is not
+// account's net, signed, and what exits of that side that work, or whose outcome is not
 // known, may still take of each.
 type Holding struct {
 	Own, Net               event.Decimal
