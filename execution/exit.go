@@ -223,9 +223,10 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 		return waitAccount, "the account is not configured any more", nil
 	}
 	cfg := &acc.cfg.Exits
-	if exits.Exhausted(cfg.SlippageBps, o.mostBand(acc), tries.Misses) && o.haltsLocked(l, tries) {
+	first, most := acc.bands()
+	if exits.Exhausted(first, most, tries.Misses) && o.haltsLocked(l, tries) {
 		halts[l.Key.Account] = fmt.Sprintf("the %s of lot %s, %s %s %s, was tried %d times, the last time %d bps beyond the touch, and nothing filled",
-			why.leg, l.ID, l.Side, l.Qty, l.Key.Symbol, tries.Begun, o.mostBand(acc))
+			why.leg, l.ID, l.Side, l.Qty, l.Key.Symbol, tries.Begun, most)
 	}
 	if tries.Begun > 0 && now-tries.BegunAt < int64(cfg.RetryInterval) {
 		return o.stillWaitsLocked(l)
@@ -245,7 +246,7 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 	if in == nil {
 		return waitInstrument, fmt.Sprintf("%s is not known on %s", l.Key.Symbol, l.Key.Venue), nil
 	}
-	at, wrong := o.watch.priced(l.Key, acc, last, now)
+	at, wrong := o.watch.priced(l.Key, l.Closing(), acc, last, now)
 	if at == nil {
 		return waitQuote, wrong, nil
 	}
@@ -254,7 +255,7 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 	if len(sent) >= cfg.OrdersPerSecond {
 		return waitRate, fmt.Sprintf("%d exits within 1s, at most %d are allowed", len(sent), cfg.OrdersPerSecond), nil
 	}
-	x := &exit{lot: l, acc: acc, instrument: in, trigger: why, attempt: o.nextAttemptLocked(l, why.leg, tries), at: at, now: now, band: exits.Band(cfg.SlippageBps, o.mostBand(acc), tries.Misses)}
+	x := &exit{lot: l, acc: acc, instrument: in, trigger: why, attempt: o.nextAttemptLocked(l, why.leg, tries), at: at, now: now, band: exits.Band(first, most, tries.Misses)}
 	kind, detail, err := o.sizeLocked(x)
 	if err != nil {
 		return "", "", err
@@ -312,13 +313,14 @@ func (o *owner) stillWaitsLocked(l *exits.Lot) (waitKind, string, error) {
 	return "", "", nil
 }
 
-// mostBand is the bound of an account's exits: no further than the band of prices.
-func (o *owner) mostBand(acc *account) uint32 {
-	most := acc.cfg.Exits.MaxSlippageBps
-	if collar := acc.cfg.Limits.CollarBps.Float64(); collar < float64(most) {
+// bands are how far beyond the touch the first exit of a lot may reach and any, within
+// the band of prices.
+func (a *account) bands() (first, most uint32) {
+	most = a.cfg.Exits.MaxSlippageBps
+	if collar := a.cfg.Limits.CollarBps.Float64(); collar < float64(most) {
 		most = uint32(collar)
 	}
-	return max(most, acc.cfg.Exits.SlippageBps)
+	return min(a.cfg.Exits.SlippageBps, most), most
 }
 
 // nextAttemptLocked is the number of the next exit of a lot: one that no order has.

@@ -554,7 +554,7 @@ func TestBadQuotesCloseNothing(t *testing.T) {
 		r.looks()
 	}
 	bad("0.99", "0.99")         // far from the last trade
-	bad("49700.00", "50300.00") // wide
+	bad("49400.00", "50300.00") // wide, and beyond the band
 	bad("49800.00", "49700.00") // crossed
 	bad("49700.00", "0")        // one side
 	w.wantExits(d, "")
@@ -803,4 +803,20 @@ func TestLotsAgainstPositions(t *testing.T) {
 			return h.Scope == "account:paper" && strings.Contains(h.Why, "add up to 0.03, its fills to 0.02")
 		})
 	})
+}
+
+// TestBandsWithinTheCollar: no exit reaches beyond the band of prices.
+func TestBandsWithinTheCollar(t *testing.T) {
+	for _, c := range []struct {
+		slippage, most uint32
+		collar         string
+		want           string
+	}{{10, 100, "100", "10 100"}, {10, 100, "55.5", "10 55"}, {60, 100, "50", "50 50"}, {10, 100, "0.5", "0 0"}} {
+		cfg := DefaultConfig().Accounts[0]
+		cfg.Exits.SlippageBps, cfg.Exits.MaxSlippageBps, cfg.Limits.CollarBps = c.slippage, c.most, dec(c.collar)
+		first, most := (&account{cfg: &cfg}).bands()
+		if got := fmt.Sprint(first, " ", most); got != c.want {
+			t.Errorf("%+v: got %s", c, got)
+		}
+	}
 }

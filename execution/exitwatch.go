@@ -37,6 +37,14 @@ type armedLots struct {
 	good top // the last quote that was usable
 }
 
+// side is that of the orders that close the lots: those of one position are of one side.
+func (g *armedLots) side() event.Side {
+	if g.lots[0].long {
+		return event.Sell
+	}
+	return event.Buy
+}
+
 type armedLot struct {
 	id     string
 	long   bool
@@ -119,7 +127,7 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 	if t != nil {
 		from = t.from
 		limits := &g.acc.cfg.Limits
-		if usable := t.forExits(); usable.Unusable(now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits)) == "" {
+		if usable := t.forExits(); usable.Unusable(g.side(), now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits)) == "" {
 			q, g.good = &usable, *t
 		}
 	}
@@ -164,14 +172,14 @@ func (w *exitWatch) triggered(lot string) (trigger, bool) {
 	return t, ok
 }
 
-// priced returns the quote that an exit of a position is priced at: the last one, or
+// priced returns the quote that an exit of that side is priced at: the last one, or
 // else the last that was usable, at most so old; why says what is wrong with them.
-func (w *exitWatch) priced(k ledger.Key, acc *account, last *top, now int64) (t *top, why string) {
+func (w *exitWatch) priced(k ledger.Key, side event.Side, acc *account, last *top, now int64) (t *top, why string) {
 	limits := &acc.cfg.Limits
 	why = "there is no quote yet"
 	if last != nil {
 		q := last.forExits()
-		if why = q.Unusable(now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(last, now, limits)); why == "" {
+		if why = q.Unusable(side, now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(last, now, limits)); why == "" {
 			return last, ""
 		}
 	}

@@ -277,26 +277,30 @@ func TestUsableQuotes(t *testing.T) {
 		name       string
 		q          Quote
 		references []string
-		usable     bool
+		sell, buy  bool // usable for
 	}{
-		{"no other price", Quote{dec("100"), dec("100.1"), now}, nil, true},
-		{"inside", Quote{dec("99.5"), dec("99.6"), now}, []string{"100"}, true},
-		{"inside one of two, as in a crash", Quote{dec("95"), dec("95.1"), now}, []string{"100", "95.05"}, true},
-		{"at the edge", Quote{dec("99"), dec("99.5"), now}, []string{"100"}, true},
-		{"beyond the edge", Quote{dec("98.99"), dec("99.5"), now}, []string{"100"}, false},
-		{"a bad tick", Quote{dec("0.99"), dec("0.99"), now}, []string{"100", "100.2"}, false},
-		{"one side", Quote{dec("0"), dec("100"), now}, nil, false},
-		{"crossed", Quote{dec("100.1"), dec("100"), now}, nil, false},
-		{"wide", Quote{dec("100"), dec("101.01"), now}, nil, false},
-		{"old", Quote{dec("100"), dec("100.1"), now - int64(5*time.Second) - 1}, nil, false},
-		{"ahead", Quote{dec("100"), dec("100.1"), now + int64(time.Second) + 1}, nil, false},
+		{"no other price", Quote{dec("100"), dec("100.1"), now}, nil, true, true},
+		{"inside", Quote{dec("99.5"), dec("99.6"), now}, []string{"100"}, true, true},
+		{"inside one of two, as in a crash", Quote{dec("95"), dec("95.1"), now}, []string{"100", "95.05"}, true, true},
+		{"wide in a crash: the bid agrees with the last trade", Quote{dec("95"), dec("99.8"), now}, []string{"95.05"}, true, false},
+		{"wide in a crash: each side agrees with a price", Quote{dec("95"), dec("99.8"), now}, []string{"100", "95.05"}, true, true},
+		{"at the edge", Quote{dec("99"), dec("99.5"), now}, []string{"100"}, true, true},
+		{"beyond the edge", Quote{dec("98.99"), dec("99.5"), now}, []string{"100"}, false, true},
+		{"a bad tick", Quote{dec("0.99"), dec("0.99"), now}, []string{"100", "100.2"}, false, false},
+		{"one side", Quote{dec("0"), dec("100"), now}, nil, false, false},
+		{"crossed", Quote{dec("100.1"), dec("100"), now}, nil, false, false},
+		{"wide, with nothing else", Quote{dec("100"), dec("101.01"), now}, nil, false, false},
+		{"old", Quote{dec("100"), dec("100.1"), now - int64(5*time.Second) - 1}, nil, false, false},
+		{"ahead", Quote{dec("100"), dec("100.1"), now + int64(time.Second) + 1}, nil, false, false},
 	} {
 		var references []event.Decimal
 		for _, r := range c.references {
 			references = append(references, dec(r))
 		}
-		if why := c.q.Unusable(now, 5*time.Second, time.Second, dec("100"), references); (why == "") != c.usable {
-			t.Errorf("%s: %q", c.name, why)
+		for side, usable := range map[event.Side]bool{event.Sell: c.sell, event.Buy: c.buy} {
+			if why := c.q.Unusable(side, now, 5*time.Second, time.Second, dec("100"), references); (why == "") != usable {
+				t.Errorf("%s, to %s: %q", c.name, side, why)
+			}
 		}
 	}
 }

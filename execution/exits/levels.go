@@ -3,6 +3,7 @@ package exits
 import (
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/autohedge/autohedge/execution/ledger"
@@ -29,27 +30,25 @@ func (q *Quote) touch(s event.Side) event.Decimal {
 	return q.Ask
 }
 
-// Unusable says why a quote triggers nothing at a time, empty where it may: it is older
-// than maxAge or further ahead than maxAhead, has one side or crosses, is wider than the
-// band, or is outside of the band around each of the references, which are other prices
-// of the instrument that are fresh. Without a reference there is none to be outside of.
-func (q *Quote) Unusable(now int64, maxAge, maxAhead time.Duration, bandBps event.Decimal, references []event.Decimal) string {
+// Unusable says why a quote closes nothing by orders of a side at a time, empty where it
+// may: it is older than maxAge or further ahead than maxAhead, has one side or crosses, or
+// the price that such orders take is outside of the band around each of the references,
+// which are other prices of the instrument that are fresh. One that agrees is enough: a
+// stop must not wait in a market that moves fast. Where there is none, the other side of
+// the quote is the reference.
+func (q *Quote) Unusable(side event.Side, now int64, maxAge, maxAhead time.Duration, bandBps event.Decimal, references []event.Decimal) string {
 	if !q.Sided() {
 		return fmt.Sprintf("the quote has one side or crosses: bid %s, ask %s", q.Bid, q.Ask)
 	}
 	if age := time.Duration(now - q.RecvTime); age > maxAge || age < -maxAhead {
 		return fmt.Sprintf("the quote is %s old, at most %s is allowed, and at most %s ahead", age, maxAge, maxAhead)
 	}
-	if apart(q.Ask, q.Bid, bandBps) {
-		return fmt.Sprintf("bid %s and ask %s are more than %s bps apart", q.Bid, q.Ask, bandBps)
+	touch := q.touch(side)
+	if len(references) == 0 && apart(q.Ask, q.Bid, bandBps) {
+		return fmt.Sprintf("bid %s and ask %s are more than %s bps apart, and no other price is known", q.Bid, q.Ask, bandBps)
 	}
-	for _, r := range references {
-		if !apart(q.Bid, r, bandBps) && !apart(q.Ask, r, bandBps) {
-			return ""
-		}
-	}
-	if len(references) > 0 {
-		return fmt.Sprintf("bid %s and ask %s are more than %s bps from every other price that is known: %v", q.Bid, q.Ask, bandBps, references)
+	if len(references) > 0 && !slices.ContainsFunc(references, func(r event.Decimal) bool { return !apart(touch, r, bandBps) }) {
+		return fmt.Sprintf("the quote's %s is more than %s bps from every other price that is known: %v", touch, bandBps, references)
 	}
 	return ""
 }
