@@ -197,7 +197,7 @@ func (o *owner) noteWaitLocked(l *exits.Lot, kind waitKind, detail string, now i
 		return
 	}
 	w.logged = true
-	o.role.env.Log.Error("keeping a lot open whose exit cannot be sent now", "account", l.Key.Account, "strategy", l.Key.Strategy, "symbol", l.Key.Symbol, "lot", l.ID, "qty", l.Qty.String(),
+	o.role.env.Log.Error("a lot cannot be closed now", "account", l.Key.Account, "strategy", l.Key.Strategy, "symbol", l.Key.Symbol, "lot", l.ID, "qty", l.Qty.String(),
 		"waits_for", string(kind), "why", detail)
 }
 
@@ -216,6 +216,9 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 	tries := o.lots.Tries(l.ID)
 	why, is := o.triggerLocked(l, tries)
 	if !is {
+		if blind := o.watch.blind(l.Key, now); blind != "" {
+			return waitQuote, blind, nil
+		}
 		return "", "", nil
 	}
 	acc := o.accounts[l.Key.Account]
@@ -355,5 +358,5 @@ func (r *Role) waitingExits() string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d lots were triggered and cannot be closed now, the first is %s", n, first)
+	return fmt.Sprintf("%d lots cannot be closed now, the first is %s", n, first)
 }

@@ -600,6 +600,34 @@ func TestExitWithoutFreshQuote(t *testing.T) {
 	}
 }
 
+// TestBlindLotsAreSaid: while no quote can trigger a lot, somebody hears of it.
+func TestBlindLotsAreSaid(t *testing.T) {
+	w := newExitWorld(t)
+	w.cfg.Accounts[0].Limits.MaxQuoteAge, w.cfg.Accounts[0].Exits.MaxQuoteAge = 50*time.Millisecond, 100*time.Millisecond
+	r := w.startWithQuote()
+	d := w.enter(event.Buy, "0.02", 0)
+	w.until("it is entered on a quote that is fresh", func() bool {
+		w.quote("50000.00", "0.5", "50001.00", "0.5")
+		d = w.enter(event.Buy, "0.02", 0)
+		w.decide(d)
+		w.until("it is judged", func() bool { return len(w.history(d)) > 0 })
+		return w.history(d)[0].State == event.OrderSubmitting
+	})
+	w.wantStates(d, "submitting accepted filled")
+	w.until("/health says that nothing can close it", func() bool { return strings.Contains(r.role.waitingExits(), "old") })
+	if r.metric("waiting_exits") != 1 {
+		t.Errorf("%v lots wait", r.metric("waiting_exits"))
+	}
+	w.until("a quote ends that", func() bool {
+		w.quote("50000.00", "0.5", "50001.00", "0.5")
+		w.seesQuote(r)
+		r.looks()
+		return r.role.waitingExits() == ""
+	})
+	w.wantExits(d, "")
+	r.drain()
+}
+
 // laterClock is ahead of the machine's.
 type laterClock struct{ by time.Duration }
 

@@ -35,6 +35,10 @@ type armedLots struct {
 	tick event.Decimal
 	lots []armedLot
 	good top // the last quote that was usable
+	// sawAt is when the last one came, or the watch began, unusable why the last quote is
+	// none.
+	sawAt    int64
+	unusable string
 }
 
 // side is that of the orders that close the lots: those of one position are of one side.
@@ -69,9 +73,9 @@ func (w *exitWatch) arm(k ledger.Key, acc *account, lots []*exits.Lot, tick even
 	defer w.mu.Unlock()
 	instrument := string(event.Key(k.Venue, k.Symbol))
 	was := w.armed[instrument][k]
-	is := &armedLots{acc: acc, tick: tick}
+	is := &armedLots{acc: acc, tick: tick, sawAt: w.clock.Now().UnixNano(), unusable: noQuote}
 	if was != nil {
-		is.good = was.good
+		is.good, is.sawAt, is.unusable = was.good, was.sawAt, was.unusable
 	}
 	there := make(map[string]bool)
 	for _, l := range lots {
@@ -127,8 +131,10 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 	if t != nil {
 		from = t.from
 		limits := &g.acc.cfg.Limits
-		if usable := t.forExits(); usable.Unusable(g.side(), now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits)) == "" {
-			q, g.good = &usable, *t
+		usable := t.forExits()
+		g.unusable = usable.Unusable(g.side(), now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits))
+		if g.unusable == "" {
+			q, g.good, g.sawAt = &usable, *t, now
 		}
 	}
 	for _, l := range g.lots {
@@ -176,7 +182,7 @@ func (w *exitWatch) triggered(lot string) (trigger, bool) {
 // else the last that was usable, at most so old; why says what is wrong with them.
 func (w *exitWatch) priced(k ledger.Key, side event.Side, acc *account, last *top, now int64) (t *top, why string) {
 	limits := &acc.cfg.Limits
-	why = "there is no quote yet"
+	why = noQuote
 	if last != nil {
 		q := last.forExits()
 		if why = q.Unusable(side, now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(last, now, limits)); why == "" {
@@ -192,6 +198,20 @@ func (w *exitWatch) priced(k ledger.Key, side event.Side, acc *account, last *to
 		}
 	}
 	return nil, why
+}
+
+const noQuote = "there is no quote yet"
+
+// blind says why no quote of a position could have triggered anything for longer than an
+// exit may be priced without one, or nothing.
+func (w *exitWatch) blind(k ledger.Key, now int64) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]
+	if g == nil || now-g.sawAt <= int64(g.acc.cfg.Exits.MaxQuoteAge) {
+		return ""
+	}
+	return g.unusable
 }
 
 // tickOf returns the tick that a position is armed with.

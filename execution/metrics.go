@@ -127,7 +127,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.exits[l] = exits.WithLabelValues(l.String())
 	}
 	waiting := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "autohedge_execution_waiting_exits", Help: "Lots that were triggered and whose exit cannot be sent now, by reason; the log and /health say more."}, []string{"why"})
+		Name: "autohedge_execution_waiting_exits", Help: "Lots that cannot be closed now, by reason: their exit cannot be sent, or no quote can trigger it; the log and /health say more."}, []string{"why"})
 	for _, k := range waitKinds {
 		m.waiting[k] = waiting.WithLabelValues(string(k))
 	}
