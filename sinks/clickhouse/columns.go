@@ -112,6 +112,30 @@ func (c *decimals) add(d event.Decimal) {
 	c.ColDecimal128 = append(c.ColDecimal128, proto.Decimal128{Low: lo, High: uint64(hi)})
 }
 
+// money is Decimal(76, 18): the product of two is exact.
+type money struct{ proto.ColDecimal256 }
+
+func (money) Type() proto.ColumnType { return "Decimal(76, 18)" }
+
+func (c *money) add(d event.Decimal) {
+	hi, lo := d.Int128()
+	sign := uint64(hi >> 63) // of two's complement
+	c.ColDecimal256 = append(c.ColDecimal256, proto.Decimal256{Low: proto.UInt128{Low: lo, High: uint64(hi)}, High: proto.UInt128{Low: sign, High: sign}})
+}
+
+// nullMoney is Nullable(Decimal(76, 18)).
+type nullMoney struct{ nullable[money, *money] }
+
+func (c *nullMoney) add(d event.NullDecimal) {
+	if !d.Valid {
+		c.nulls = append(c.nulls, 1)
+		c.values.ColDecimal256 = append(c.values.ColDecimal256, proto.Decimal256{})
+		return
+	}
+	c.nulls = append(c.nulls, 0)
+	c.values.add(d.Decimal)
+}
+
 // times is DateTime64(9, 'UTC'), in Unix nanoseconds.
 type times struct{ proto.ColInt64 }
 

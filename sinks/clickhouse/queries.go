@@ -131,7 +131,7 @@ WITH
     ),
     q AS
     (
-        SELECT event_id AS id, groupArray(bid) AS bids, groupArray(ask) AS asks
+        SELECT event_id AS id, groupArray(bid_exact) AS bids, groupArray(ask_exact) AS asks
         FROM {quotes}
         WHERE (venue, symbol) IN (SELECT venue, symbol FROM p) AND event_id IN (SELECT x.7 FROM p)
         GROUP BY id

@@ -32,7 +32,7 @@ func (r *tickRows) columns() []named {
 		named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"channel", &r.channel},
 		named{"event_time", &r.eventTime}, named{"recv_time", &r.recvTime}, named{"publish_time", &r.publishTime}, named{"time_source", &r.timeSource},
 		named{"trade_id", &r.tradeID}, named{"trade_id_text", &r.tradeIDText}, named{"sequence", &r.sequence},
-		named{"price", &r.price}, named{"qty", &r.qty}, named{"side", &r.side},
+		named{"price_exact", &r.price}, named{"qty_exact", &r.qty}, named{"side", &r.side},
 		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"first_trade_id", &r.firstTradeID}, named{"last_trade_id", &r.lastTradeID},
 		named{"epoch", &r.epoch}, named{"late", &r.late})
 }
@@ -79,7 +79,7 @@ func (r *quoteRows) columns() []named {
 	return r.with(
 		named{"venue", &r.venue}, named{"symbol", &r.symbol}, named{"channel", &r.channel},
 		named{"event_time", &r.eventTime}, named{"recv_time", &r.recvTime}, named{"publish_time", &r.publishTime}, named{"time_source", &r.timeSource},
-		named{"sequence", &r.sequence}, named{"bid", &r.bid}, named{"bid_qty", &r.bidQty}, named{"ask", &r.ask}, named{"ask_qty", &r.askQty},
+		named{"sequence", &r.sequence}, named{"bid_exact", &r.bid}, named{"bid_qty_exact", &r.bidQty}, named{"ask_exact", &r.ask}, named{"ask_qty_exact", &r.askQty},
 		named{"connection", &r.connection}, named{"ordinal", &r.ordinal}, named{"epoch", &r.epoch})
 }
 

@@ -20,8 +20,8 @@ type signalRows struct {
 	value, threshold                                        proto.ColFloat64
 	values                                                  maps[*proto.ColFloat64]
 	triggers                                                arrays
-	refPrice, maxDrift                                      decimals
-	bid, ask                                                nullDecimals
+	refPrice, maxDrift                                      money
+	bid, ask                                                nullMoney
 	horizon                                                 proto.ColInt64
 }
 
@@ -180,12 +180,12 @@ type decisionRows struct {
 	rationale                                                  strs
 	conviction                                                 proto.ColUInt8
 	side                                                       enums[event.Side]
-	qty, limitPrice, bid, ask                                  nullDecimals
+	qty, limitPrice, bid, ask                                  nullMoney
 	typ                                                        enums[event.OrderType]
 	tif                                                        enums[event.TimeInForce]
 	stop, target, inputTokens, outputTokens                    proto.ColUInt32
-	refPrice, maxDrift                                         decimals
-	maxSlippage                                                nullDecimals
+	refPrice, maxDrift                                         money
+	maxSlippage                                                nullMoney
 	signalTime, deadline, startedAt, time                      times
 	horizon                                                    proto.ColInt64
 }
@@ -252,8 +252,8 @@ type orderRows struct {
 	typ                                              enums[event.OrderType]
 	tif                                              enums[event.TimeInForce]
 	leg                                              enums[event.Leg]
-	qty, filledQty, filledNotional, refPrice         decimals
-	limitPrice, claimedQty                           nullDecimals
+	qty, filledQty, filledNotional, refPrice         money
+	limitPrice, claimedQty                           nullMoney
 	time, signalTime                                 times
 	brokerTime                                       nullTimes
 }
@@ -317,7 +317,7 @@ type fillRows struct {
 	execID, life, clientOrderID, brokerOrderID, quoteID   strs
 	broker, account, strategy, venue, symbol, feeCurrency lowCard
 	side                                                  enums[event.Side]
-	price, qty, fee, feeQuote                             decimals
+	price, qty, fee, feeQuote                             money
 	liquidity                                             enums[event.Liquidity]
 	time                                                  times
 }
@@ -361,8 +361,8 @@ type positionRows struct {
 	source
 	id                                              ids
 	account, strategy, venue, symbol, quoteCurrency lowCard
-	qty, cash, fees                                 decimals
-	mark, total                                     nullDecimals
+	qty, cash, fees                                 money
+	mark, total                                     nullMoney
 	markID                                          strs
 	fills, version                                  proto.ColUInt64
 	time                                            times

@@ -97,7 +97,7 @@ func (c *simComparison) compare(i *simInstrument) error {
 		from = i.last + 1
 	}
 	i.last = to
-	landed := c.ask.rows(fmt.Sprintf("SELECT trade_id, toString(price), toString(qty), side FROM ticks WHERE venue = '%s' AND symbol = '%s' AND trade_id BETWEEN %d AND %d ORDER BY trade_id",
+	landed := c.ask.rows(fmt.Sprintf("SELECT trade_id, toString(price_exact), toString(qty_exact), side FROM ticks WHERE venue = '%s' AND symbol = '%s' AND trade_id BETWEEN %d AND %d ORDER BY trade_id",
 		i.venue, i.symbol, from, to))
 	if c.ask.err != nil {
 		return c.ask.err

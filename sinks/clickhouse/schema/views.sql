@@ -1,14 +1,14 @@
 -- Views are made anew at every start, so they may change freely.
 
 CREATE OR REPLACE VIEW {db}.v_ticks AS
-SELECT event_id, venue, symbol, event_time, recv_time, toFloat64(price) AS px, toFloat64(qty) AS sz, side,
+SELECT event_id, venue, symbol, event_time, recv_time, trade_id, toFloat64(price_exact) AS px, toFloat64(qty_exact) AS sz, side, late,
        multiIf(side = 'buy', 1, side = 'sell', -1, 0) AS dir, px * sz AS notional,
        intDiv(reinterpretAsInt64(recv_time) - reinterpretAsInt64(event_time), 1000) AS lag_us
 FROM {db}.ticks;
 
 CREATE OR REPLACE VIEW {db}.v_quotes AS
-SELECT event_id, venue, symbol, event_time, recv_time, toFloat64(bid) AS bid_px, toFloat64(ask) AS ask_px,
-       toFloat64(bid_qty) AS bid_sz, toFloat64(ask_qty) AS ask_sz, mid, spread_bps
+SELECT event_id, venue, symbol, event_time, recv_time, sequence, toFloat64(bid_exact) AS bid_px, toFloat64(ask_exact) AS ask_px,
+       toFloat64(bid_qty_exact) AS bid_sz, toFloat64(ask_qty_exact) AS ask_sz, mid, spread_bps
 FROM {db}.quotes;
 
 CREATE OR REPLACE VIEW {db}.v_coverage AS
@@ -47,19 +47,36 @@ FROM
 GROUP BY account, client_order_id
 HAVING claimed_qty != 0 OR proven_qty != 0;
 
--- Position and profit from the fills alone, at the newest mid. Floats: for people.
--- Exact figures are in positions; PnLCheck compares the two in Decimal256.
+-- Position and profit from the fills alone, at the newest mid, in the instrument's quote
+-- currency: computed exactly, shown as floats. Profit of two currencies is not to be
+-- added: v_pnl_by_strategy has the sums. Exact figures are in positions.
 CREATE OR REPLACE VIEW {db}.v_pnl AS
-SELECT f.account AS account, f.strategy AS strategy, f.venue AS venue, f.symbol AS symbol, f.fills AS fills, f.position AS position, f.cash AS cash, f.fees AS fees,
-       m.mark AS mark, f.cash + f.position * m.mark - f.fees AS pnl, f.turnover AS turnover, abs(f.position) * m.mark AS exposure
+SELECT f.account AS account, f.strategy AS strategy, f.venue AS venue, f.symbol AS symbol, c.quote_currency AS quote_currency, f.fills AS fills,
+       toFloat64(f.position) AS position, toFloat64(CAST(f.cash AS Decimal(76, 18))) AS cash, toFloat64(f.fees) AS fees, toFloat64(m.mark) AS mark,
+       toFloat64(CAST(f.cash - f.fees AS Decimal(76, 18))) + if(f.position = 0, 0, toFloat64(f.position) * toFloat64(m.mark)) AS pnl,
+       toFloat64(CAST(f.turnover AS Decimal(76, 18))) AS turnover, abs(toFloat64(f.position)) * toFloat64(m.mark) AS exposure
 FROM
 (
-    SELECT account, strategy, venue, symbol, count() AS fills, sum(if(side = 'buy', 1, -1) * toFloat64(qty)) AS position,
-           -sum(if(side = 'buy', 1, -1) * toFloat64(price) * toFloat64(qty)) AS cash, sum(toFloat64(fee_quote)) AS fees, sum(toFloat64(price) * toFloat64(qty)) AS turnover
+    SELECT account, strategy, venue, symbol, count() AS fills, sum(if(side = 'buy', 1, -1) * qty) AS position,
+           -sum(if(side = 'buy', 1, -1) * price * qty) AS cash, sum(fee_quote) AS fees, sum(price * qty) AS turnover
     FROM {db}.fills
     GROUP BY account, strategy, venue, symbol
 ) AS f
-LEFT JOIN (SELECT venue, symbol, argMaxIf(mid, (event_time, sequence), mid IS NOT NULL) AS mark FROM {db}.quotes GROUP BY venue, symbol) AS m ON f.venue = m.venue AND f.symbol = m.symbol;
+LEFT JOIN (SELECT account, strategy, venue, symbol, argMax(quote_currency, version) AS quote_currency FROM {db}.positions GROUP BY account, strategy, venue, symbol) AS c
+    ON f.account = c.account AND f.strategy = c.strategy AND f.venue = c.venue AND f.symbol = c.symbol
+LEFT JOIN
+(
+    SELECT venue, symbol, argMax((toDecimal256(bid_exact, 18) + toDecimal256(ask_exact, 18)) / 2, (event_time, sequence)) AS mark FROM {db}.quotes
+    WHERE bid_exact > 0 AND ask_exact > 0 AND (venue, symbol) IN (SELECT DISTINCT venue, symbol FROM {db}.fills)
+    GROUP BY venue, symbol
+) AS m ON f.venue = m.venue AND f.symbol = m.symbol;
+
+-- The sums of v_pnl, one row a currency.
+CREATE OR REPLACE VIEW {db}.v_pnl_by_strategy AS
+SELECT account, strategy, quote_currency, sum(fills) AS fills, sum(pnl) AS pnl, sum(fees) AS fees, sum(turnover) AS turnover, sum(exposure) AS exposure
+FROM {db}.v_pnl
+GROUP BY account, strategy, quote_currency
+ORDER BY account, strategy, quote_currency;
 
 -- Where the time goes from the tick to each entry of the order log.
 CREATE OR REPLACE VIEW {db}.v_tick_to_order AS
@@ -69,35 +86,43 @@ FROM {db}.order_events;
 -- What the landed ranges account for and what is there, by partition (design.md
 -- 4.7). missing counts offsets between the first and the last landed one that
 -- neither a row nor a counter accounts for; it is negative when there are too
--- many rows.
+-- many rows. It holds at every moment: the ranges are read first, so that their rows are
+-- there, and rows of a batch whose range is not noted yet are in_flight.
 CREATE OR REPLACE VIEW {db}.v_landed_proof AS
-SELECT l.topic AS topic, l.incarnation AS incarnation, l.partition AS partition, l.start AS start_offset, l.end AS end_offset, l.plans AS plans,
-       l.claimed AS claimed_rows, ifNull(r.rows, 0) AS rows, l.control AS control, l.refused AS refused, l.second_copies AS second_copies, l.expired AS expired,
-       toInt64(l.end - l.start) - toInt64(ifNull(r.rows, 0)) - toInt64(l.control + l.refused + l.second_copies + l.expired) AS missing
-FROM
-(
-    SELECT topic, incarnation, partition, min(first_offset) AS start, max(last_offset) + 1 AS end, count() AS plans, sum(arraySum(mapValues(rows))) AS claimed,
-           sum(control) AS control, sum(refused) AS refused, sum(second_copies) AS second_copies, sum(expired) AS expired
-    FROM {db}.landed
-    GROUP BY topic, incarnation, partition
-) AS l
+WITH
+    (
+        SELECT groupArray((topic, incarnation, partition, start, end, plans, claimed, control, refused, second_copies, expired))
+        FROM
+        (
+            SELECT toString(topic) AS topic, incarnation, partition, min(first_offset) AS start, max(last_offset) + 1 AS end, count() AS plans, sum(arraySum(mapValues(rows))) AS claimed,
+                   sum(control) AS control, sum(refused) AS refused, sum(second_copies) AS second_copies, sum(expired) AS expired
+            FROM {db}.landed
+            GROUP BY topic, incarnation, partition
+        )
+    ) AS noted
+SELECT l.1 AS topic, l.2 AS incarnation, l.3 AS partition, l.4 AS start_offset, l.5 AS end_offset, l.6 AS plans,
+       l.7 AS claimed_rows, ifNull(r.rows, 0) AS rows, l.8 AS control, l.9 AS refused, l.10 AS second_copies, l.11 AS expired,
+       toInt64(l.5 - l.4) - toInt64(ifNull(r.rows, 0)) - toInt64(l.8 + l.9 + l.10 + l.11) AS missing, ifNull(r.in_flight, 0) AS in_flight
+FROM (SELECT arrayJoin(noted) AS l) AS x
 LEFT JOIN
 (
-    SELECT topic, incarnation, kafka_partition AS partition, sum(n) AS rows
+    SELECT t.topic AS topic, t.incarnation AS incarnation, t.kafka_partition AS partition, countIf(t.kafka_offset < e.end) AS rows, countIf(t.kafka_offset >= e.end) AS in_flight
     FROM
     (
-        SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.ticks GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.quotes GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.coverage GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.signals GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.journal GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.decisions GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.order_events GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.fills GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.positions GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.control GROUP BY ALL
-        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n FROM {db}.dead GROUP BY ALL
-    )
+        SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.ticks
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.quotes
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.coverage
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.signals
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.journal
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.decisions
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.order_events
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.fills
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.positions
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.control
+        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.dead
+    ) AS t
+    INNER JOIN (SELECT arrayJoin(noted) AS n, n.1 AS topic, n.2 AS incarnation, n.3 AS partition, n.5 AS end) AS e
+        ON toString(t.topic) = e.topic AND t.incarnation = e.incarnation AND t.kafka_partition = e.partition
     GROUP BY topic, incarnation, partition
-) AS r ON l.topic = r.topic AND l.incarnation = r.incarnation AND l.partition = r.partition
+) AS r ON l.1 = toString(r.topic) AND l.2 = r.incarnation AND l.3 = r.partition
 ORDER BY topic, incarnation, partition;
