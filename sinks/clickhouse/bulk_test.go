@@ -93,7 +93,7 @@ func TestDecimalsAreExact(t *testing.T) {
 		}
 	}
 	insertAll(t, c, b, "exact")
-	for i, row := range ask(t, c, "SELECT toString(price), toString(qty) FROM ticks ORDER BY trade_id") {
+	for i, row := range ask(t, c, "SELECT toString(price_exact), toString(qty_exact) FROM ticks ORDER BY trade_id") {
 		got, err := event.ParseDecimal([]byte(row[0]))
 		if err != nil || got.Cmp(event.MustDecimal(texts[i])) != 0 {
 			t.Errorf("price %s came back as %s", texts[i], row[0])
@@ -330,7 +330,7 @@ func TestBlocksFollowTablePartitions(t *testing.T) {
 func TestErrorsAreTyped(t *testing.T) {
 	c := testClient(t, sharedEngine(t))
 	b := tickBatch(0, 0, 10)
-	if err := c.Exec(t.Context(), "ALTER TABLE "+c.Database()+".ticks ADD CONSTRAINT dear CHECK price < 64123.5"); err != nil {
+	if err := c.Exec(t.Context(), "ALTER TABLE "+c.Database()+".ticks ADD CONSTRAINT dear CHECK price_exact < 64123.5"); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Insert(t.Context(), b.Blocks()[0], "x"); !errors.Is(err, ErrRefused) {

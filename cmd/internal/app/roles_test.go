@@ -82,7 +82,7 @@ func TestRolesInProcesses(t *testing.T) {
 		}
 		return rows[0]
 	}
-	if got := one("SELECT count() AS n, countIf(qty IS NULL) AS nulls, uniqExact(event_id) AS ids, countIf(price = toDecimal128('64000.25', 18)) AS prices, any(symbol) AS symbol FROM ticks WHERE venue = 'mine'"); got["n"] == "0" ||
+	if got := one("SELECT count() AS n, countIf(qty IS NULL) AS nulls, uniqExact(event_id) AS ids, countIf(price_exact = toDecimal128('64000.25', 18)) AS prices, any(symbol) AS symbol FROM ticks WHERE venue = 'mine'"); got["n"] == "0" ||
 		got["nulls"] != got["n"] || got["ids"] != got["n"] || got["prices"] != got["n"] || got["symbol"] != "BTCUSD" {
 		t.Errorf("the described feed landed as %v", got)
 	} else if n, err := strconv.ParseInt(got["n"], 10, 64); err != nil || n > sent {
