@@ -538,6 +538,52 @@ func TestFlatDecisionClosesLots(t *testing.T) {
 	}
 }
 
+// TestLimitsOfEntriesHoldNoExitUp: what refuses every entry of an account lets its exits
+// pass.
+func TestLimitsOfEntriesHoldNoExitUp(t *testing.T) {
+	w := newExitWorld(t)
+	r := w.startWithQuote()
+	d := w.decide(w.enter(event.Buy, "0.02", 0))
+	w.wantStates(d, "submitting accepted filled")
+	w.until("the position is recorded", func() bool { return len(all[*event.Position](w, event.TopicPositions)) > 0 })
+	r.drain()
+	for name, change := range map[string]func(*risk.Config){
+		"symbols": func(c *risk.Config) { c.Symbols = []string{"ETHUSDT"} },
+		"size": func(c *risk.Config) {
+			c.MaxOrderQty, c.MaxOrderNotional, c.MaxPositionNotional = dec("0.0001"), risk.Amounts{"USDT": dec("1")}, risk.Amounts{"USDT": dec("1")}
+		},
+		"currency": func(c *risk.Config) {
+			c.MaxOrderNotional, c.MaxPositionNotional, c.MaxDailyLoss = risk.Amounts{"EUR": dec("1")}, risk.Amounts{"EUR": dec("1")}, risk.Amounts{"EUR": dec("1")}
+		},
+		"loss": func(c *risk.Config) { c.MaxDailyLoss = risk.Amounts{"USDT": dec("0.01")} },
+		"rate": func(c *risk.Config) { c.MaxOrdersPerSecond, c.MaxOrdersPerMinute = 1, 1 },
+		"age":  func(c *risk.Config) { c.MaxDecisionAge = time.Nanosecond },
+	} {
+		limits := DefaultConfig().Accounts[0].Limits
+		limits.MaxQuoteAge = time.Minute
+		change(&limits)
+		w.cfg.Accounts[0].Limits = limits
+		r := w.startWithQuote()
+		refused := w.decide(w.enter(event.Buy, "0.02", 0))
+		w.until(name+" refuses an entry", func() bool {
+			if w.states(refused) == "submitting accepted filled" { // within the rate
+				refused = w.decide(w.enter(event.Buy, "0.0002", 0))
+			}
+			return strings.HasPrefix(w.states(refused), "risk_rejected:")
+		})
+		w.quote("49700.00", "0.5", "49701.00", "0.5")
+		w.until("an exit passes in spite of "+name, func() bool { return w.position("momentum").IsZero() })
+		r.drain()
+		// The next one has something to close again.
+		w.cfg.Accounts[0].Limits = DefaultConfig().Accounts[0].Limits
+		w.cfg.Accounts[0].Limits.MaxOrdersPerSecond, w.cfg.Accounts[0].Limits.MaxOrdersPerMinute, w.cfg.Accounts[0].Limits.MaxQuoteAge = 100, 1000, time.Minute
+		r = w.startWithQuote()
+		w.wantStates(w.decide(w.enter(event.Buy, "0.02", 0)), "submitting accepted filled")
+		r.drain()
+	}
+	w.audit()
+}
+
 // TestBadQuotesCloseNothing: a quote that no other price agrees with reaches no stop.
 func TestBadQuotesCloseNothing(t *testing.T) {
 	w := newExitWorld(t)
