@@ -151,12 +151,13 @@ func (m *market) note(rec *bus.Record, q *event.Quote) {
 	t.mean.Add(min(q.RecvTime, now), q.Bid, q.Ask)
 	t.quote, t.quoted = *q, true
 	t.from = event.Lineage{Topic: event.TopicMarket, Partition: rec.Partition, Offset: rec.Offset}
-	var kept top
 	takers, watchers := m.takers, m.watchers // replaced, never changed
 	watched := slices.ContainsFunc(watchers, func(w *exitWatch) bool { return w.some.Load() })
-	if len(takers) > 0 || watched {
-		kept = *t
+	if len(takers) == 0 && !watched {
+		m.mu.Unlock()
+		return
 	}
+	kept := *t
 	m.mu.Unlock()
 	if len(takers) > 0 {
 		out := &broker.Quote{Quote: *q, Venue: kept.venue, Symbol: kept.symbol, ID: kept.id}

@@ -284,6 +284,7 @@ func TestUsableQuotes(t *testing.T) {
 		{"inside one of two, as in a crash", Quote{dec("95"), dec("95.1"), now}, []string{"100", "95.05"}, true, true},
 		{"wide in a crash: the bid agrees with the last trade", Quote{dec("95"), dec("99.8"), now}, []string{"95.05"}, true, false},
 		{"wide in a crash: each side agrees with a price", Quote{dec("95"), dec("99.8"), now}, []string{"100", "95.05"}, true, true},
+		{"at the edge of a mean", Quote{dec("99.01"), dec("100.009999999999999999"), now}, []string{"100.010101010101010102"}, false, true},
 		{"at the edge", Quote{dec("99"), dec("99.5"), now}, []string{"100"}, true, true},
 		{"beyond the edge", Quote{dec("98.99"), dec("99.5"), now}, []string{"100"}, false, true},
 		{"a bad tick", Quote{dec("0.99"), dec("0.99"), now}, []string{"100", "100.2"}, false, false},

@@ -55,10 +55,24 @@ func (q *Quote) Unusable(side event.Side, now int64, maxAge, maxAhead time.Durat
 
 // apart reports whether price is more than bps from reference, exactly.
 func apart(price, reference, bps event.Decimal) bool {
+	distance, err := ledger.Sub(price, reference)
+	if err == nil {
+		distance, err = ledger.Mul(ledger.Abs(distance), whole)
+	}
+	if err == nil {
+		var allowed event.Decimal
+		if allowed, err = ledger.Mul(reference, bps); err == nil {
+			return distance.Cmp(allowed) > 0
+		}
+	}
+	// It does not fit 18 decimals, as a mean of prices has them.
 	diff := new(big.Int).Sub(unscaled(price), unscaled(reference))
 	diff.Abs(diff).Mul(diff, big.NewInt(10_000)).Mul(diff, pow18) // scale 18 + 4 + 18
 	return diff.Cmp(new(big.Int).Mul(unscaled(reference), unscaled(bps))) > 0
 }
+
+// whole is a whole price in basis points.
+var whole = event.NewDecimal(10_000, 0)
 
 // Levels are what closes a lot: two prices, absent where there is none, and a time in
 // Unix nanoseconds, 0 where there is none.
