@@ -135,7 +135,7 @@ func (o *owner) closeLots(ctx context.Context) error {
 	halts := make(map[string]string) // why, by account
 	err := o.closeLotsOnce(halts)
 	for _, account := range slices.Sorted(maps.Keys(halts)) {
-		o.role.env.Log.Error("halting an account whose exit the market does not fill; it is tried on", "account", account, "why", halts[account])
+		o.role.env.Log.Error("halting an account whose exit the market does not fill; it keeps being tried", "account", account, "why", halts[account])
 		if err := o.haltAccount(ctx, account, halts[account]); err != nil {
 			return err
 		}
@@ -231,7 +231,8 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 		halts[l.Key.Account] = fmt.Sprintf("the %s of lot %s, %s %s %s, was tried %d times, the last time %d bps beyond the touch, and nothing filled",
 			why.leg, l.ID, l.Side, l.Qty, l.Key.Symbol, tries.Begun, most)
 	}
-	if tries.Begun > 0 && now-tries.BegunAt < int64(cfg.RetryInterval) {
+	// A clock that is behind that of the owner before must not hold the next one up.
+	if since := now - tries.BegunAt; tries.Begun > 0 && since >= 0 && since < int64(cfg.RetryInterval) {
 		return o.stillWaitsLocked(l)
 	}
 	if refused := acc.refusal(); refused != "" {
@@ -253,7 +254,7 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 	if at == nil {
 		return waitQuote, wrong, nil
 	}
-	sent := slices.DeleteFunc(o.exits.sent[acc.cfg.Name], func(t int64) bool { return t <= now-int64(time.Second) })
+	sent := slices.DeleteFunc(o.exits.sent[acc.cfg.Name], func(t int64) bool { return t <= now-int64(time.Second) || t > now })
 	o.exits.sent[acc.cfg.Name] = sent
 	if len(sent) >= cfg.OrdersPerSecond {
 		return waitRate, fmt.Sprintf("%d exits within 1s, at most %d are allowed", len(sent), cfg.OrdersPerSecond), nil

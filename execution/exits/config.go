@@ -9,7 +9,7 @@ import (
 // Config is how one account closes lots at their stop, target or horizon.
 type Config struct {
 	SlippageBps     uint32        `yaml:"slippage_bps" doc:"how far beyond the best price the first exit of a lot may fill, in basis points; it doubles after each exit of which the market filled nothing"`
-	MaxSlippageBps  uint32        `yaml:"max_slippage_bps" doc:"the most that it doubles to, within limits.collar_bps; when an exit with it fills nothing either, the account is halted and the exit is tried on"`
+	MaxSlippageBps  uint32        `yaml:"max_slippage_bps" doc:"the most that it doubles to, within limits.collar_bps; when an exit with it fills nothing either, the account is halted and the exit keeps being tried"`
 	RetryInterval   time.Duration `yaml:"retry_interval" doc:"how long after an exit the next one of the same lot is sent"`
 	MaxQuoteAge     time.Duration `yaml:"max_quote_age" doc:"while there is no fresh quote, an exit that was triggered is priced at the last one up to this age, and then waits"`
 	OrdersPerSecond int           `yaml:"orders_per_second" doc:"exits sent in any second; entries have a budget of their own"`
