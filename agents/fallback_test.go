@@ -95,3 +95,29 @@ func TestExitsWaitForNoModel(t *testing.T) {
 	free()
 	x.drain()
 }
+
+// TestExitsWaitForNoSignalBeforeThem: a signal against a position that waited in line
+// behind a call that hangs is left to the rules while there is time.
+func TestExitsWaitForNoSignalBeforeThem(t *testing.T) {
+	b := newBench(t)
+	s := llmtest.Start(t, func(llmtest.Call) llmtest.Reply { return llmtest.Reply{Delay: time.Minute} })
+	b.hold("mean", "BTCUSDT", "10")
+	cfg := withModel(s.URL)
+	cfg.LLM.Timeout = 30 * time.Second
+	x := b.start(cfg, component.SystemClock{})
+	buy, sell := b.signal("BTCUSDT"), b.signal("BTCUSDT")
+	buy.Deadline = buy.Time + int64(1500*time.Millisecond)
+	sell.Side, sell.Deadline = event.Sell, sell.Time+int64(2*time.Second)
+	b.sendSignal(buy)
+	b.sendSignal(sell)
+	eventually(t, "both are decided", func() bool { return b.count(event.TopicDecisions) == 2 })
+	for _, d := range read[*event.Decision](b, event.TopicDecisions) {
+		if d.SignalID == buy.ID && d.Action != event.ActionAbstain || d.SignalID == sell.ID && (d.Action != event.ActionFlat || !strings.Contains(d.Rationale, desk.ReasonModelBusy)) {
+			t.Errorf("got %+v", d)
+		}
+	}
+	if n := len(s.Calls()); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+	x.drain()
+}

@@ -364,11 +364,16 @@ func (w *worker) verdict(ctx context.Context, j *job) (*event.Verdict, ack, erro
 	defer stop()
 	busy := false
 	select {
-	case r.pool <- struct{}{}:
-	case <-late: // the rules need no place
+	case <-late: // it has waited for long enough behind others of its symbol
 		busy = true
-	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
+	default:
+		select {
+		case r.pool <- struct{}{}:
+		case <-late:
+			busy = true
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
 	}
 	v, err := w.judge(ctx, j, busy)
 	if !busy {
@@ -391,14 +396,28 @@ func (w *worker) journalled(signal event.ID) *event.Verdict {
 	return w.verdicts[signal]
 }
 
-// patience is when a signal against a position that waits for a place has waited for
-// long enough: half of its time. Other signals, and those of a replay, wait on.
+// patience tells when a signal against a position has waited for the model for long
+// enough, in line behind others of its symbol or for a place: half of its time. The rules
+// need no place. Other signals wait on, as do those of a replay, and one to which the
+// journal has answers.
 func (w *worker) patience(s *event.Signal) (<-chan time.Time, func()) {
 	r := w.role
 	if r.model == nil || r.replay || r.cfg.OnFailure != desk.OnFailureReduceOnly || !desk.Opposes(s, w.holding(s)) {
 		return nil, func() {}
 	}
-	t := time.NewTimer(time.Duration(s.Deadline-r.env.Clock.Now().UnixNano()) / 2)
+	w.mu.Lock()
+	answered := len(w.calls[s.ID]) > 0
+	w.mu.Unlock()
+	if answered {
+		return nil, func() {}
+	}
+	left := s.Time + (s.Deadline-s.Time)/2 - r.env.Clock.Now().UnixNano()
+	if left <= 0 {
+		over := make(chan time.Time)
+		close(over)
+		return over, func() {}
+	}
+	t := time.NewTimer(time.Duration(left))
 	return t.C, func() { t.Stop() }
 }
 
