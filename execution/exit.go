@@ -250,7 +250,7 @@ func (o *owner) closeLotLocked(l *exits.Lot, last *top, now int64, halts map[str
 	if in == nil {
 		return waitInstrument, fmt.Sprintf("%s is not known on %s", l.Key.Symbol, l.Key.Venue), nil
 	}
-	at, wrong := o.watch.priced(l.Key, l.Closing(), acc, last, now)
+	at, wrong := o.watch.priced(l.Key, last, now)
 	if at == nil {
 		return waitQuote, wrong, nil
 	}

@@ -82,6 +82,40 @@ func TestBadQuotesCloseNothing(t *testing.T) {
 	w.audit()
 }
 
+// TestFirstQuoteOfAStartClosesNothing: after a start nothing but the quotes may be known
+// of an instrument, and the first of them may be wrong.
+func TestFirstQuoteOfAStartClosesNothing(t *testing.T) {
+	w := newExitWorld(t)
+	r := w.startWithQuote()
+	d := w.decide(w.enter(event.Buy, "0.02", 0))
+	w.wantStates(d, "submitting accepted filled")
+	w.until("the position is recorded", func() bool { return len(all[*event.Position](w, event.TopicPositions)) > 0 })
+	r.stop()
+	r.err <- <-r.err
+	r = w.start(nil)
+	alone := func(bid, ask string) {
+		w.seq++
+		w.publish(event.TopicMarket, event.Key(venue, symbol), &event.Quote{
+			Channel: event.ChannelBookTicker, Sequence: w.seq, Bid: dec(bid), BidQty: event.Some(dec("1")), Ask: dec(ask), AskQty: event.Some(dec("1")),
+			RecvTime: time.Now().UnixNano(), TimeSource: event.TimeReceive,
+		})
+		w.seesQuote(r)
+		r.looks()
+		r.looks() // the same quote does not confirm itself
+	}
+	alone("4970.00", "4970.10")
+	alone("50000.00", "50001.00")
+	alone("49700.00", "49701.00") // which the one before confirms
+	w.wantExits(d, "stop 1: submitting accepted filled")
+	r.drain()
+	w.audit()
+	for _, e := range all[*event.OrderEvent](w, event.TopicOrders) {
+		if e.Lot != "" && e.RefPrice.Cmp(dec("49700")) != 0 {
+			t.Errorf("exit %+v", e)
+		}
+	}
+}
+
 // TestExitWithoutFreshQuote: a horizon that passes without a fresh quote is acted on at
 // the last one while that is not too old, then it waits and says so.
 func TestExitWithoutFreshQuote(t *testing.T) {

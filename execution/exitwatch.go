@@ -7,7 +7,6 @@ import (
 
 	"github.com/autohedge/autohedge/execution/exits"
 	"github.com/autohedge/autohedge/execution/ledger"
-	"github.com/autohedge/autohedge/execution/risk"
 	"github.com/autohedge/autohedge/stream/component"
 	"github.com/autohedge/autohedge/stream/event"
 )
@@ -35,6 +34,8 @@ type armedLots struct {
 	tick event.Decimal
 	lots []armedLot
 	good top // the last quote that was usable
+	// last is the last quote and before the one before it, whether usable or not.
+	last, before top
 	// sawAt is when the last one came, or the watch began, unusable why the last quote is
 	// none.
 	sawAt    int64
@@ -75,7 +76,7 @@ func (w *exitWatch) arm(k ledger.Key, acc *account, lots []*exits.Lot, tick even
 	was := w.armed[instrument][k]
 	is := &armedLots{acc: acc, tick: tick, sawAt: w.clock.Now().UnixNano(), unusable: noQuote}
 	if was != nil {
-		is.good, is.sawAt, is.unusable = was.good, was.sawAt, was.unusable
+		is.good, is.last, is.before, is.sawAt, is.unusable = was.good, was.last, was.before, was.sawAt, was.unusable
 	}
 	there := make(map[string]bool)
 	for _, l := range lots {
@@ -131,8 +132,11 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 	if t != nil {
 		from = t.from
 		limits := &g.acc.cfg.Limits
+		if g.last.from != t.from {
+			g.before, g.last = g.last, *t
+		}
 		usable := t.forExits()
-		g.unusable = usable.Unusable(g.side(), now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(t, now, limits))
+		g.unusable = usable.Unusable(g.side(), now, limits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(g, t, now))
 		if g.unusable == "" {
 			q, g.good, g.sawAt = &usable, *t, now
 		}
@@ -154,10 +158,12 @@ func (w *exitWatch) checkLocked(g *armedLots, t *top) {
 }
 
 // references are the prices of a quote's instrument that say whether the quote can be
-// believed, as limits have them for what only reduces: the last trade, if it is fresh,
-// and the mean of mids.
-func (w *exitWatch) references(t *top, now int64, limits *risk.Config) []event.Decimal {
+// believed, as limits have them for what only reduces: the last trade, if it is fresh, and
+// the mean of mids. Where there is neither, as after a start, it is the quote before it:
+// one quote alone closes nothing.
+func (w *exitWatch) references(g *armedLots, t *top, now int64) []event.Decimal {
 	var out []event.Decimal
+	limits := &g.acc.cfg.Limits
 	_, trade, mean := w.market.forRisk(t.venue, t.symbol, now)
 	if trade != nil {
 		if age := time.Duration(now - trade.RecvTime); age <= limits.MaxTradeAge && -age <= limits.MaxClockSkew {
@@ -166,6 +172,11 @@ func (w *exitWatch) references(t *top, now int64, limits *risk.Config) []event.D
 	}
 	if mean.Valid {
 		out = append(out, mean.Decimal)
+	}
+	if len(out) == 0 && g.before.key != nil && t.from == g.last.from {
+		if before := g.before.forExits(); before.Sided() {
+			out = append(out, before.Touch(g.side()))
+		}
 	}
 	return out
 }
@@ -178,24 +189,26 @@ func (w *exitWatch) triggered(lot string) (trigger, bool) {
 	return t, ok
 }
 
-// priced returns the quote that an exit of that side is priced at: the last one, or
+// priced returns the quote that an exit of a position is priced at: the last one, or
 // else the last that was usable, at most so old; why says what is wrong with them.
-func (w *exitWatch) priced(k ledger.Key, side event.Side, acc *account, last *top, now int64) (t *top, why string) {
-	limits := &acc.cfg.Limits
+func (w *exitWatch) priced(k ledger.Key, last *top, now int64) (t *top, why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]
+	if g == nil {
+		return nil, "nobody watches the position"
+	}
+	limits, maxAge := &g.acc.cfg.Limits, g.acc.cfg.Exits.MaxQuoteAge
 	why = noQuote
 	if last != nil {
 		q := last.forExits()
-		if why = q.Unusable(side, now, acc.cfg.Exits.MaxQuoteAge, limits.MaxClockSkew, limits.CollarBps, w.references(last, now, limits)); why == "" {
+		if why = q.Unusable(g.side(), now, maxAge, limits.MaxClockSkew, limits.CollarBps, w.references(g, last, now)); why == "" {
 			return last, ""
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if g := w.armed[string(event.Key(k.Venue, k.Symbol))][k]; g != nil && g.good.key != nil {
+	if g.good.key != nil && now-g.good.quote.RecvTime <= int64(maxAge) {
 		good := g.good
-		if q := good.forExits(); now-q.RecvTime <= int64(acc.cfg.Exits.MaxQuoteAge) {
-			return &good, ""
-		}
+		return &good, ""
 	}
 	return nil, why
 }

@@ -279,7 +279,7 @@ func TestUsableQuotes(t *testing.T) {
 		references []string
 		sell, buy  bool // usable for
 	}{
-		{"no other price", Quote{dec("100"), dec("100.1"), now}, nil, true, true},
+		{"no other price", Quote{dec("100"), dec("100.1"), now}, nil, false, false},
 		{"inside", Quote{dec("99.5"), dec("99.6"), now}, []string{"100"}, true, true},
 		{"inside one of two, as in a crash", Quote{dec("95"), dec("95.1"), now}, []string{"100", "95.05"}, true, true},
 		{"wide in a crash: the bid agrees with the last trade", Quote{dec("95"), dec("99.8"), now}, []string{"95.05"}, true, false},
@@ -288,11 +288,11 @@ func TestUsableQuotes(t *testing.T) {
 		{"at the edge", Quote{dec("99"), dec("99.5"), now}, []string{"100"}, true, true},
 		{"beyond the edge", Quote{dec("98.99"), dec("99.5"), now}, []string{"100"}, false, true},
 		{"a bad tick", Quote{dec("0.99"), dec("0.99"), now}, []string{"100", "100.2"}, false, false},
-		{"one side", Quote{dec("0"), dec("100"), now}, nil, false, false},
-		{"crossed", Quote{dec("100.1"), dec("100"), now}, nil, false, false},
-		{"wide, with nothing else", Quote{dec("100"), dec("101.01"), now}, nil, false, false},
-		{"old", Quote{dec("100"), dec("100.1"), now - int64(5*time.Second) - 1}, nil, false, false},
-		{"ahead", Quote{dec("100"), dec("100.1"), now + int64(time.Second) + 1}, nil, false, false},
+		{"one side", Quote{dec("0"), dec("100"), now}, []string{"100"}, false, false},
+		{"crossed", Quote{dec("100.1"), dec("100"), now}, []string{"100"}, false, false},
+		{"as old as may be", Quote{dec("100"), dec("100.1"), now - int64(5*time.Second)}, []string{"100"}, true, true},
+		{"old", Quote{dec("100"), dec("100.1"), now - int64(5*time.Second) - 1}, []string{"100"}, false, false},
+		{"ahead", Quote{dec("100"), dec("100.1"), now + int64(time.Second) + 1}, []string{"100"}, false, false},
 	} {
 		var references []event.Decimal
 		for _, r := range c.references {

@@ -22,8 +22,8 @@ func (q *Quote) Sided() bool {
 	return q.Bid.Sign() > 0 && q.Ask.Sign() > 0 && q.Bid.Cmp(q.Ask) <= 0
 }
 
-// touch is the side of the quote that an order of that side takes.
-func (q *Quote) touch(s event.Side) event.Decimal {
+// Touch is the side of the quote that an order of that side takes.
+func (q *Quote) Touch(s event.Side) event.Decimal {
 	if s == event.Sell {
 		return q.Bid
 	}
@@ -33,9 +33,8 @@ func (q *Quote) touch(s event.Side) event.Decimal {
 // Unusable says why a quote closes nothing by orders of a side at a time, empty where it
 // may: it is older than maxAge or further ahead than maxAhead, has one side or crosses, or
 // the price that such orders take is outside of the band around each of the references,
-// which are other prices of the instrument that are fresh. One that agrees is enough: a
-// stop must not wait in a market that moves fast. Where there is none, the other side of
-// the quote is the reference.
+// which are other prices of the instrument. One that agrees is enough: a stop must not
+// wait in a market that moves fast. Where there is none, nothing confirms the quote.
 func (q *Quote) Unusable(side event.Side, now int64, maxAge, maxAhead time.Duration, bandBps event.Decimal, references []event.Decimal) string {
 	if !q.Sided() {
 		return fmt.Sprintf("the quote has one side or crosses: bid %s, ask %s", q.Bid, q.Ask)
@@ -43,11 +42,11 @@ func (q *Quote) Unusable(side event.Side, now int64, maxAge, maxAhead time.Durat
 	if age := time.Duration(now - q.RecvTime); age > maxAge || age < -maxAhead {
 		return fmt.Sprintf("the quote is %s old, at most %s is allowed, and at most %s ahead", age, maxAge, maxAhead)
 	}
-	touch := q.touch(side)
-	if len(references) == 0 && apart(q.Ask, q.Bid, bandBps) {
-		return fmt.Sprintf("bid %s and ask %s are more than %s bps apart, and no other price is known", q.Bid, q.Ask, bandBps)
-	}
-	if len(references) > 0 && !slices.ContainsFunc(references, func(r event.Decimal) bool { return !apart(touch, r, bandBps) }) {
+	touch := q.Touch(side)
+	switch {
+	case len(references) == 0:
+		return fmt.Sprintf("nothing confirms the quote's %s: no last trade, no mean of mids, no quote before it", touch)
+	case !slices.ContainsFunc(references, func(r event.Decimal) bool { return !apart(touch, r, bandBps) }):
 		return fmt.Sprintf("the quote's %s is more than %s bps from every other price that is known: %v", touch, bandBps, references)
 	}
 	return ""

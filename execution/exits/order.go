@@ -33,7 +33,7 @@ func Exhausted(first, most, misses uint32) bool {
 // rounded to the tick towards it. A tick of 0 is not known. It is absent where the quote
 // has no such side.
 func Limit(side event.Side, q *Quote, band uint32, tick event.Decimal) event.NullDecimal {
-	touch := q.touch(side)
+	touch := q.Touch(side)
 	if touch.Sign() <= 0 || band >= 10_000 {
 		return event.NullDecimal{}
 	}
