@@ -82,16 +82,36 @@ func (c *Client) Duplicates(ctx context.Context) (int64, error) {
 	defer cancel()
 	var total int64
 	for _, table := range append([]string{tableLanded}, Tables...) {
-		id := "incarnation, event_id"
+		id, quick := "incarnation, event_id", ""
 		switch table {
+		case tableTicks:
+			quick = "trade_id_text, if(trade_id_text = '', trade_id, 0), if(trade_id_text = '' AND trade_id = 0, (connection, ordinal), (0, 0))"
+		case tableQuotes:
+			quick = "sequence, if(sequence = 0, (connection, ordinal), (0, 0))"
 		case tableLanded:
 			id = "token"
 		case tableJournal:
 			id = "incarnation, kind, event_id" // a verdict has its decision's id
 		}
-		var n int64
-		if err := c.conn.QueryRow(ctx, "SELECT toInt64(count()) - toInt64(uniqExact("+id+")) FROM "+c.table(table)).Scan(&n); err != nil {
-			return 0, fmt.Errorf("counting duplicates in %s: %w", table, err)
+		count := func(of string) (n int64, err error) {
+			if err := c.conn.QueryRow(ctx, "SELECT toInt64(count()) - toInt64(uniqExact("+of+")) FROM "+c.table(table)).Scan(&n); err != nil {
+				return 0, fmt.Errorf("counting duplicates in %s: %w", table, err)
+			}
+			return n, nil
+		}
+		if quick != "" {
+			// Hashes of what the id is made of take a quarter of the time and of the memory.
+			// No two that are equal, no two ids that are equal.
+			if n, err := count("cityHash64(incarnation, venue, symbol, channel, epoch, " + quick + ")"); err != nil || n == 0 {
+				if err != nil {
+					return 0, err
+				}
+				continue
+			}
+		}
+		n, err := count(id)
+		if err != nil {
+			return 0, err
 		}
 		total += n
 	}

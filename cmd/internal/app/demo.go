@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -187,6 +188,9 @@ func (d *demoRun) finish() {
 func (d *demoRun) run(ctx context.Context) error {
 	e := d.engine
 	begun := time.Now()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(demoMemory)
+	}
 	err := d.choose(ctx)
 	if err == nil {
 		err = e.connect(ctx, true)
@@ -251,6 +255,10 @@ func (d *demoRun) watch(ctx context.Context) {
 	}
 }
 
+// demoMemory is the memory from which on the demo's process collects its garbage more
+// often: it shares a laptop with everything else. GOMEMLIMIT says otherwise.
+const demoMemory = 768 << 20
+
 // end drains, asks and prints.
 func (d *demoRun) end(ready time.Time, since mark) error {
 	e := d.engine
@@ -265,17 +273,23 @@ func (d *demoRun) end(ready time.Time, since mark) error {
 		}
 	}
 	e.drain(ctx)
-	s, err := e.summarize(ctx, since)
+	took := time.Since(begun)
+	asking, stop := context.WithTimeout(context.Background(), summaryBudget)
+	defer stop()
+	d.view.note("asking what the run and the folder hold")
+	s, err := e.summarize(asking, since)
 	if err != nil {
 		e.fault("asking for the closing summary: " + err.Error())
 		s = &summary{Data: d.folder.Root(), PnLCheck: unknownCheck}
 	}
-	d.addFeed(ctx, s)
+	d.addFeed(asking, s)
 	for _, f := range s.failures() {
 		e.fault(f)
 	}
-	e.close(ctx)
-	if took := time.Since(begun); took > drainBudget {
+	closing, end := context.WithTimeout(context.Background(), drainBudget)
+	defer end()
+	e.close(closing)
+	if took > drainBudget {
 		e.fault(fmt.Sprintf("draining took %s, more than %s", took.Round(time.Millisecond), drainBudget))
 	}
 	s.Seconds = time.Since(ready).Seconds()

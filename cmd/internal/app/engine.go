@@ -23,8 +23,13 @@ import (
 	"github.com/autohedge/autohedge/stream/component"
 )
 
-// drainBudget is how long a drain may take in all, queries included.
-const drainBudget = 20 * time.Second
+const (
+	// drainBudget is how long a drain may take in all.
+	drainBudget = 20 * time.Second
+	// summaryBudget is how long the closing questions may take: in a folder of a hundred
+	// million ticks each reads all of them.
+	summaryBudget = 5 * time.Minute
+)
 
 // engine is one process's share of the whole: the servers it embeds, its
 // connections, and the roles it runs.

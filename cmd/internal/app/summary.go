@@ -213,8 +213,8 @@ func (e *engine) sessionHashes(ctx context.Context) (map[string]string, error) {
 		return rows[0][0]
 	}
 	h := map[string]string{
-		"ticks":   hash("event_id, toString(price), toString(qty), side, event_time, recv_time", "ticks", "venue, symbol, channel, event_id"),
-		"quotes":  hash("event_id, toString(bid), toString(bid_qty), toString(ask), toString(ask_qty), event_time, recv_time", "quotes", "venue, symbol, channel, event_id"),
+		"ticks":   hash("event_id, toString(price_exact), toString(qty_exact), side, event_time, recv_time", "ticks", "venue, symbol, channel, event_id"),
+		"quotes":  hash("event_id, toString(bid_exact), toString(bid_qty_exact), toString(ask_exact), toString(ask_qty_exact), event_time, recv_time", "quotes", "venue, symbol, channel, event_id"),
 		"signals": hash("event_id, rule, side, toString(ref_price), value, threshold, time", "signals", "venue, symbol, event_id"),
 	}
 	return h, a.err

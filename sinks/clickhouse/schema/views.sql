@@ -99,30 +99,30 @@ WITH
             FROM {db}.landed
             GROUP BY topic, incarnation, partition
         )
-    ) AS noted
+    ) AS noted,
+    arrayConcat([toUInt64(0)], arrayMap(x -> cityHash64(x.1, x.2, toUInt32(x.3)), noted)) AS keys,
+    arrayConcat([toUInt64(0)], arrayMap(x -> toUInt64(x.5), noted)) AS ends
 SELECT l.1 AS topic, l.2 AS incarnation, l.3 AS partition, l.4 AS start_offset, l.5 AS end_offset, l.6 AS plans,
        l.7 AS claimed_rows, ifNull(r.rows, 0) AS rows, l.8 AS control, l.9 AS refused, l.10 AS second_copies, l.11 AS expired,
        toInt64(l.5 - l.4) - toInt64(ifNull(r.rows, 0)) - toInt64(l.8 + l.9 + l.10 + l.11) AS missing, ifNull(r.in_flight, 0) AS in_flight
 FROM (SELECT arrayJoin(noted) AS l) AS x
 LEFT JOIN
 (
-    SELECT t.topic AS topic, t.incarnation AS incarnation, t.kafka_partition AS partition, countIf(t.kafka_offset < e.end) AS rows, countIf(t.kafka_offset >= e.end) AS in_flight
+    SELECT toString(topic) AS topic, incarnation, kafka_partition AS partition, sum(landed) AS rows, sum(n) - rows AS in_flight
     FROM
     (
-        SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.ticks
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.quotes
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.coverage
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.signals
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.journal
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.decisions
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.order_events
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.fills
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.positions
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.control
-        UNION ALL SELECT topic, incarnation, kafka_partition, kafka_offset FROM {db}.dead
-    ) AS t
-    INNER JOIN (SELECT arrayJoin(noted) AS n, n.1 AS topic, n.2 AS incarnation, n.3 AS partition, n.5 AS end) AS e
-        ON toString(t.topic) = e.topic AND t.incarnation = e.incarnation AND t.kafka_partition = e.partition
+        SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.ticks GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.quotes GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.coverage GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.signals GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.journal GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.decisions GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.order_events GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.fills GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.positions GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.control GROUP BY topic, incarnation, kafka_partition
+        UNION ALL SELECT topic, incarnation, kafka_partition, count() AS n, countIf(kafka_offset < transform(cityHash64(toString(topic), incarnation, kafka_partition), keys, ends, toUInt64(0))) AS landed FROM {db}.dead GROUP BY topic, incarnation, kafka_partition
+    )
     GROUP BY topic, incarnation, partition
-) AS r ON l.1 = toString(r.topic) AND l.2 = r.incarnation AND l.3 = r.partition
+) AS r ON l.1 = r.topic AND l.2 = r.incarnation AND l.3 = r.partition
 ORDER BY topic, incarnation, partition;
