@@ -8,9 +8,9 @@ import (
 	"github.com/autohedge/autohedge/stream/venue"
 )
 
-// heldLongest is how long trades wait at most for the decision whether the venue counts
-// anew.
-const heldLongest = 5 * second
+// heldMost bounds the trades of a channel that wait for the decision whether the venue
+// counts anew.
+const heldMost = 64
 
 // sortIDs brings trades of one channel and symbol, within a frame, into the order of
 // their ids: some venues send the newest first. Nothing else moves.
@@ -65,13 +65,12 @@ func (f *feed) trade(c *conn, s *symbol, t *event.Trade) (why string, err error)
 		f.duplicate(s, ch)
 		return reasonDuplicate, nil
 	case held:
-		f.hold(c, ch, t)
-		return reasonHeld, nil
+		return reasonHeld, f.hold(c, s, ch, t)
 	case restarted:
 		if err := f.restart(c, s, ch, t.TradeID, t.RecvTime); err != nil {
 			return "", err
 		}
-		first := f.takeHeld(ch)
+		first := ch.takeHeld()
 		for i := range first {
 			if err := f.publishTrade(c, s, ch, &first[i], newest); err != nil {
 				return "", err
@@ -79,7 +78,7 @@ func (f *feed) trade(c *conn, s *symbol, t *event.Trade) (why string, err error)
 		}
 		v = newest
 	case newest:
-		if err := f.settle(s, ch); err != nil {
+		if err := f.settle(c, s, ch); err != nil {
 			return "", err
 		}
 	case late:
@@ -235,56 +234,54 @@ func (f *feed) restart(c *conn, s *symbol, ch *channelState, id uint64, recv int
 	return nil
 }
 
-// hold keeps a trade until the next ones show whether the venue counts anew.
-func (f *feed) hold(c *conn, ch *channelState, t *event.Trade) {
-	if len(ch.held) == 0 {
-		f.holding++
+// hold keeps a trade until the next ones show whether the venue counts anew, however
+// long that takes: a symbol may trade once a minute.
+func (f *feed) hold(c *conn, s *symbol, ch *channelState, t *event.Trade) error {
+	if slices.ContainsFunc(ch.held, func(h event.Trade) bool { return h.TradeID == t.TradeID }) {
+		f.duplicate(s, ch)
+		return nil
 	}
-	if ch.ids.run.n == 1 { // a run of its own: what was held before did not show it
-		f.stats.duplicates += uint64(len(ch.held))
-		ch.held = ch.held[:0]
+	if len(ch.held) == heldMost {
+		if err := f.settle(c, s, ch); err != nil {
+			return err
+		}
 	}
 	ch.held, ch.heldOn = append(ch.held, *t), c
+	return nil
 }
 
-// takeHeld gives out the trades that a channel holds.
-func (f *feed) takeHeld(ch *channelState) []event.Trade {
+// takeHeld gives out the trades that a channel holds, in the order of their ids.
+func (ch *channelState) takeHeld() []event.Trade {
 	if len(ch.held) == 0 {
 		return nil
 	}
 	out := slices.Clone(ch.held)
 	ch.held = ch.held[:0]
-	f.holding--
+	slices.SortFunc(out, func(a, b event.Trade) int { return cmp.Compare(a.TradeID, b.TradeID) })
 	return out
 }
 
 // settle gives up the thought that the venue counts anew: what is held was not seen, and
 // is late, or it is a duplicate.
-func (f *feed) settle(s *symbol, ch *channelState) error {
-	for _, t := range f.takeHeld(ch) {
+func (f *feed) settle(c *conn, s *symbol, ch *channelState) error {
+	for _, t := range ch.takeHeld() {
 		if !ch.ids.unseen(t.TradeID) {
 			f.duplicate(s, ch)
 			continue
 		}
-		if err := f.publishTrade(ch.heldOn, s, ch, &t, late); err != nil {
+		if err := f.publishTrade(c, s, ch, &t, late); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// settleHeld settles what is held for too long; mu is held.
-func (f *feed) settleHeld(now int64) {
-	if f.holding == 0 {
-		return
-	}
+// settleHeld settles what is held in the end; mu is held.
+func (f *feed) settleHeld() {
 	for _, s := range f.symbols {
 		for i := range s.channels {
 			ch := &s.channels[i]
-			if len(ch.held) == 0 || now-ch.held[0].RecvTime < heldLongest {
-				continue
-			}
-			if err := f.settle(s, ch); err != nil {
+			if err := f.settle(ch.heldOn, s, ch); err != nil {
 				f.log.Warn("leaving out trades that were held", "key", string(s.key), "channel", ch.spec.Name, "err", err)
 			}
 		}

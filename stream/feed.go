@@ -82,7 +82,6 @@ type feed struct {
 	symbols    map[string]*symbol
 	partitions []int32 // that hold a key of ours
 	buf        []byte
-	holding    int   // channels that hold trades
 	unstated   int   // channels whose loss of connection is not stated yet,
 	ended      *conn // of this connection
 	nextClock  int64 // replay: receive time of the next clock record
@@ -494,7 +493,6 @@ func (f *feed) tick() {
 		return
 	}
 	f.restate()
-	f.settleHeld(f.now())
 	f.clock(f.now(), false)
 }
 

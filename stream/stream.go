@@ -3,7 +3,6 @@ package stream
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -300,7 +299,7 @@ func (f *feed) close() {
 	if f.cfg.Replay && f.lastFrame == 0 {
 		return // nothing was received: there is no time to tell
 	}
-	f.settleHeld(math.MaxInt64)
+	f.settleHeld()
 	f.clock(f.now(), true)
 }
 
