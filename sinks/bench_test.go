@@ -67,7 +67,12 @@ func (nothing) Insert(context.Context, Block, string) error                  { r
 func (nothing) Prepare(context.Context) error                                { return nil }
 func (nothing) Settle(_ context.Context, p event.SinkPlan) (int64, error)    { return p.Last + 1, nil }
 func (nothing) Remove(context.Context, string, event.ID, int32, int64) error { return nil }
-func (nothing) Land(context.Context, clickhouse.Landed) error                { return nil }
+func (nothing) RowsBelow(context.Context, string, event.ID, int32, int64) (map[string]uint64, int64, error) {
+	return nil, -1, nil
+}
+func (nothing) FormerEnd(context.Context, string, event.ID, int32) (int64, error)   { return 0, nil }
+func (nothing) ForgetLanded(context.Context, string, event.ID, int32, string) error { return nil }
+func (nothing) Land(context.Context, clickhouse.Landed) error                       { return nil }
 
 // fillTrades publishes n trades of 100 symbols and waits until they are there.
 func fillTrades(b *testing.B, client *bus.Client, n int) {

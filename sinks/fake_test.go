@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -206,6 +207,43 @@ func (s *fakeStore) Remove(_ context.Context, topic string, incarnation event.ID
 			return r.Topic == topic && r.Incarnation == incarnation && r.Partition == partition && r.Offset >= first
 		})
 	}
+	return nil
+}
+
+func (s *fakeStore) RowsBelow(_ context.Context, topic string, incarnation event.ID, partition int32, below int64) (rows map[string]uint64, lowest int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows, lowest = make(map[string]uint64), -1
+	for table, all := range s.rows {
+		for _, r := range all {
+			if r.Topic == topic && r.Incarnation == incarnation && r.Partition == partition && r.Offset < below {
+				rows[table]++
+				if lowest < 0 || r.Offset < lowest {
+					lowest = r.Offset
+				}
+			}
+		}
+	}
+	return rows, lowest, nil
+}
+
+func (s *fakeStore) FormerEnd(_ context.Context, topic string, incarnation event.ID, partition int32) (end int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.landed {
+		if l.Topic == topic && l.Partition == partition && l.Incarnation != incarnation {
+			end = max(end, l.Last+1)
+		}
+	}
+	return end, nil
+}
+
+func (s *fakeStore) ForgetLanded(_ context.Context, topic string, incarnation event.ID, partition int32, except string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.landed, func(token string, l clickhouse.Landed) bool {
+		return l.Topic == topic && l.Incarnation == incarnation && l.Partition == partition && token != except
+	})
 	return nil
 }
 

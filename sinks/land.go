@@ -20,20 +20,21 @@ import (
 const maxDeadValue = 256 << 10
 
 // planToken is what names one plan and begins the token of each of its inserts.
-func planToken(topic string, incarnation event.ID, partition int32, first, last int64) string {
-	return fmt.Sprintf("%s/%s/%d/%d-%d", topic, incarnation, partition, first, last)
+// Records that land again need other tokens: the database would take the same ones
+// for a retry and skip the rows.
+func planToken(plan *event.SinkPlan) string {
+	token := fmt.Sprintf("%s/%s/%d/%d-%d", plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	if plan.Reland > 0 {
+		token += fmt.Sprintf("~%d", plan.Reland)
+	}
+	return token
 }
 
 // land announces the batch in state.sinks, then carries it out. It is the only
 // landing of its partition: a successor knows the last plan, so there may be one
 // at a time.
 func (p *partition) land(ctx context.Context, b *batch) error {
-	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation,
-		First: b.first, Last: b.next - 1,
-		Epoch: uint32(p.assignment.Generation),
-	}
-	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	plan := p.plan(b.first, b.next-1)
 	if err := p.role.step("before plan"); err != nil {
 		return err
 	}
@@ -41,6 +42,16 @@ func (p *partition) land(ctx context.Context, b *batch) error {
 		return err
 	}
 	return p.carryOut(ctx, plan, b)
+}
+
+// plan is a plan of the partition for the offsets first to last.
+func (p *partition) plan(first, last int64) event.SinkPlan {
+	plan := event.SinkPlan{
+		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation, First: first, Last: last,
+		Epoch: uint32(p.assignment.Generation), Reland: p.relands,
+	}
+	plan.Token = planToken(&plan)
+	return plan
 }
 
 // carryOut inserts what the plan announced, proves it in `landed` and commits.

@@ -43,6 +43,9 @@ type partition struct {
 	log        *slog.Logger
 	lag        prometheus.Gauge
 
+	relands uint64        // number of the order to land again that the plans follow
+	ordered chan struct{} // gets one value when a newer order was read
+
 	next   int64        // offset of the record to gather next
 	landed atomic.Int64 // end of what has landed, for the lag
 
@@ -68,7 +71,7 @@ func (p *partition) run(ctx context.Context) error {
 		return err
 	}
 	p.assignment.Ready()
-	if err := p.gather(ctx, p.assignment); err != nil {
+	if err := p.landAll(ctx); err != nil {
 		return err
 	}
 	if p.topic != event.TopicDead || !p.role.draining.Load() {

@@ -28,7 +28,8 @@ type planLog struct {
 // planned is the newest plan of one key, and the newest that says something else.
 type planned struct {
 	last, before     event.SinkPlan
-	lastAt, beforeAt int64 // offsets; beforeAt is -1 when there is none
+	lastAt, beforeAt int64  // offsets; beforeAt is -1 when there is none
+	reland           *order // the newest order to land the partition again, nil without one
 }
 
 func newPlans(client *bus.Client) *plans {
@@ -65,7 +66,11 @@ func (s *plans) read(ctx context.Context, at place) (known *planned, end int64, 
 	}
 	l.end = end
 	if k := l.keys[at.String()]; k != nil {
-		return &planned{last: k.last, before: k.before, lastAt: k.lastAt, beforeAt: k.beforeAt}, end, nil
+		known = &planned{last: k.last, before: k.before, lastAt: k.lastAt, beforeAt: k.beforeAt}
+		if o := l.keys[relandKey(at)]; o != nil {
+			known.reland = &order{o.last}
+		}
+		return known, end, nil
 	}
 	return nil, end, nil
 }
@@ -86,5 +91,5 @@ func (l *planLog) note(key string, x event.SinkPlan, offset int64) {
 
 // samePlan tells whether two records announce the same, whoever wrote them.
 func samePlan(x, y event.SinkPlan) bool {
-	return x.First == y.First && x.Last == y.Last && x.Token == y.Token && x.Incarnation == y.Incarnation
+	return x.First == y.First && x.Last == y.Last && x.Token == y.Token && x.Incarnation == y.Incarnation && x.Reland == y.Reland && x.Opens == y.Opens
 }

@@ -52,6 +52,7 @@ func (p *partition) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.relands = plan.Reland
 	if p.former(plan) {
 		if plan, err = p.succeed(ctx, plan, end); err != nil {
 			return err
@@ -61,11 +62,17 @@ func (p *partition) recover(ctx context.Context) error {
 	if begins, known := p.role.client.Begins(p.topic, p.partition); known && end == 0 && plan.First <= begins {
 		end = plan.First // the first landing of a life that was begun by hand
 	}
-	if err := p.check(plan, end); err != nil {
+	if err := p.checkLog(plan); err != nil {
 		return component.Fatal(err)
 	}
 	next := plan.Last + 1
-	if end <= plan.Last {
+	if opened, err := p.reopen(ctx, plan); err != nil {
+		return err
+	} else if opened != nil {
+		next = opened.First
+	} else if err := p.checkDatabase(plan, end); err != nil {
+		return component.Fatal(err)
+	} else if end <= plan.Last {
 		if next, err = p.finish(ctx, plan); err != nil {
 			return err
 		}
@@ -129,10 +136,7 @@ func (p *partition) succeed(ctx context.Context, last event.SinkPlan, end int64)
 		begins = p.assignment.Start
 	}
 	first = min(first, begins)
-	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation, First: first, Last: first - 1, Epoch: uint32(p.assignment.Generation),
-	}
-	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	plan := p.plan(first, first-1)
 	p.log.Warn("landing a new life of the topic", "incarnation", plan.Incarnation.String(), "former", last.Incarnation.String(), "from", first, "landed", end)
 	return plan, p.announce(ctx, &plan)
 }
@@ -149,10 +153,8 @@ func (p *partition) expire(ctx context.Context, first int64) (next int64, err er
 			Stored: max(first, to), Start: a.Start, End: a.End, StoredIncarnation: a.Incarnation, Incarnation: a.Incarnation,
 		}))
 	}
-	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.partition, Incarnation: a.Incarnation, First: first, Last: to - 1, Epoch: uint32(a.Generation), Expired: true,
-	}
-	plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
+	plan := p.plan(first, to-1)
+	plan.Expired = true
 	if err := p.announce(ctx, &plan); err != nil {
 		return 0, err
 	}
@@ -193,14 +195,9 @@ func (p *partition) claim(ctx context.Context) (event.SinkPlan, error) {
 	if err != nil {
 		return event.SinkPlan{}, err
 	}
-	plan := event.SinkPlan{
-		Topic: p.topic, Partition: p.partition, Incarnation: p.assignment.Incarnation,
-		First: p.assignment.Start, Last: p.assignment.Start - 1,
-	}
+	plan := p.plan(p.assignment.Start, p.assignment.Start-1)
 	if known != nil {
 		plan = known.last
-	} else {
-		plan.Token = planToken(plan.Topic, plan.Incarnation, plan.Partition, plan.First, plan.Last)
 	}
 	for {
 		plan.Epoch = uint32(p.assignment.Generation)
@@ -244,16 +241,11 @@ func (p *partition) known(ctx context.Context) (known *planned, end int64, err e
 	return known, end, err
 }
 
-// check compares the last plan with the log and with what the database says it
-// has; end is one past the last offset that landed, 0 when nothing did.
-func (p *partition) check(plan event.SinkPlan, end int64) error {
+// checkLog compares the last plan with the log.
+func (p *partition) checkLog(plan event.SinkPlan) error {
 	a := p.assignment
-	planned := fmt.Sprintf("the last plan (offsets %d-%d)", plan.First, plan.Last)
-	if plan.Last < plan.First {
-		planned = "the last plan (none yet)"
-	}
 	fault := &bus.LogError{
-		Group: roleName, What: planned, Topic: p.topic, Partition: p.partition, Stored: plan.Last + 1, Start: a.Start, End: a.End,
+		Group: roleName, What: describePlan(plan), Topic: p.topic, Partition: p.partition, Stored: plan.Last + 1, Start: a.Start, End: a.End,
 		StoredIncarnation: plan.Incarnation, Incarnation: a.Incarnation,
 	}
 	switch {
@@ -261,17 +253,33 @@ func (p *partition) check(plan event.SinkPlan, end int64) error {
 		fault.Fault = bus.Recreated
 	case a.End <= plan.Last:
 		fault.Fault = bus.Truncated
-	case end != plan.Last+1 && end != plan.First && (end != 0 || plan.First > a.Start):
-		// The former plan of a partition ends where the last one begins. The log
-		// cannot tell which database it landed in.
-		return fmt.Errorf("landing %s: %s says that the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
-			"these records landed in another database; name that one in clickhouse.url, or go on in this one: `autohedge topics adopt %s --why \"...\"`, "+
-			"or land everything that is in the log into it: `autohedge topics discard %s --rows --why \"...\"`",
-			p.place, planned, plan.First, plan.Last+1, end, p.topic, p.topic)
 	default:
 		return nil
 	}
 	return fmt.Errorf("landing %s: %w", p.place, fault)
+}
+
+// checkDatabase compares the last plan with what the database says it has; end is one
+// past the last offset that landed, 0 when nothing did.
+func (p *partition) checkDatabase(plan event.SinkPlan, end int64) error {
+	// The former plan of a partition ends where the last one begins. The log cannot
+	// tell which database it landed in.
+	if end == plan.Last+1 || end == plan.First || (end == 0 && plan.First <= p.assignment.Start) {
+		return nil
+	}
+	return fmt.Errorf("landing %s: %s says that the database has landed everything below %d or below %d, but its table landed ends at %d (0: it has nothing): "+
+		"these records landed in another database, or this one lost them. Name the other one in clickhouse.url, "+
+		"or land everything that Kafka still holds again into this one, which changes nothing of trading: `autohedge sinks reland`, "+
+		"or go on here without them: `autohedge topics adopt %s --why \"...\"`",
+		p.place, describePlan(plan), plan.First, plan.Last+1, end, p.topic)
+}
+
+// describePlan names the last plan for people.
+func describePlan(plan event.SinkPlan) string {
+	if plan.Last < plan.First {
+		return "the last plan (none yet)"
+	}
+	return fmt.Sprintf("the last plan (offsets %d-%d)", plan.First, plan.Last)
 }
 
 // resend carries out a plan that the last owner may have carried out in part:

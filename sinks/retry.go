@@ -40,6 +40,7 @@ func (r *Role) retry(ctx context.Context, what string, do func(context.Context) 
 			r.waiting.Delete(what)
 			return err
 		}
+		err = explainLost(err)
 		if since.IsZero() {
 			since = time.Now()
 		}

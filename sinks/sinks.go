@@ -136,6 +136,7 @@ func (r *Role) Run(ctx context.Context) (err error) {
 	background.Go(func() { r.signalReady(ctx) })
 	background.Go(func() { r.watchLag(ctx) })
 	background.Go(func() { r.trim(ctx) })
+	background.Go(func() { r.watchOrders(ctx) })
 	if err := r.consumer.Run(ctx, r.handle); err != nil {
 		return ended(ctx, fmt.Errorf("landing: %w", err))
 	}
@@ -180,7 +181,8 @@ func (r *Role) Drain(ctx context.Context) error {
 func (r *Role) handle(ctx context.Context, a *bus.Assignment) error {
 	p := &partition{
 		role: r, place: place{a.Topic, a.Partition}, assignment: a,
-		log: r.env.Log.With("topic", a.Topic, "partition", a.Partition),
+		log:     r.env.Log.With("topic", a.Topic, "partition", a.Partition),
+		ordered: make(chan struct{}, 1),
 	}
 	var drop func()
 	p.lag, drop = r.metrics.partition(a.Topic, a.Partition)

@@ -655,14 +655,17 @@ func TestCheck(t *testing.T) {
 		{"first plan open", plan, 100, 500, 0, nil},
 		{"retention took what has landed", plan, 200, 500, 200, nil},
 		{"log cut short", plan, 0, 150, 200, []string{"ends at 150, 50 records before", "100-199", "topics adopt md", "topics discard md"}},
-		{"empty database", plan, 0, 500, 0, []string{"100-199", "another database"}},
+		{"empty database", plan, 0, 500, 0, []string{"100-199", "another database", "`autohedge sinks reland`"}},
 		{"other database", plan, 0, 500, 150, []string{"100-199", "150"}},
 		{"state lost", empty, 0, 500, 400, []string{"400"}},
 		{"other incarnation", event.SinkPlan{Incarnation: other, First: 1, Last: 2}, 0, 500, 3, []string{inc.String(), other.String(), "topics adopt md", "topics discard md"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &partition{place: place{"md", 1}, assignment: &bus.Assignment{Topic: "md", Partition: 1, Incarnation: inc, Start: c.start, End: c.end}}
-			err := p.check(c.plan, c.landed)
+			err := p.checkLog(c.plan)
+			if err == nil {
+				err = p.checkDatabase(c.plan, c.landed)
+			}
 			if (err != nil) != (c.want != nil) {
 				t.Fatalf("check returned %v", err)
 			}

@@ -67,6 +67,14 @@ type Ledger interface {
 	// in every table but landed. Its caller has settled the plan that made them, and
 	// no row of landed accounts for them.
 	Remove(ctx context.Context, topic string, incarnation event.ID, partition int32, first int64) error
+	// RowsBelow returns how many rows of the partition's records below the offset each
+	// table has, and the lowest offset among them, -1 where there are none.
+	RowsBelow(ctx context.Context, topic string, incarnation event.ID, partition int32, below int64) (rows map[string]uint64, lowest int64, err error)
+	// FormerEnd returns the end of what other lives of the topic have landed of the
+	// partition, 0 where they have landed nothing.
+	FormerEnd(ctx context.Context, topic string, incarnation event.ID, partition int32) (end int64, err error)
+	// ForgetLanded takes every row of the partition but the token's out of landed.
+	ForgetLanded(ctx context.Context, topic string, incarnation event.ID, partition int32, except string) error
 }
 
 // Store is the database that rows land in.

@@ -137,7 +137,7 @@ func TestClaimFindsALatePlan(t *testing.T) {
 	defer p.close(t.Context())
 	plan := func(first, last int64) *event.SinkPlan {
 		return &event.SinkPlan{Topic: at.topic, Partition: at.partition, Incarnation: p.assignment.Incarnation, First: first, Last: last,
-			Token: planToken(at.topic, p.assignment.Incarnation, at.partition, first, last), Epoch: 6}
+			Token: planToken(&event.SinkPlan{Topic: at.topic, Incarnation: p.assignment.Incarnation, Partition: at.partition, First: first, Last: last}), Epoch: 6}
 	}
 	appendPlan := func(x *event.SinkPlan) {
 		t.Helper()

@@ -25,6 +25,8 @@ import (
 var (
 	ErrRefused = errors.New("rows are refused")
 	ErrSetup   = errors.New("the installation is at fault")
+	// ErrLost is ErrSetup where a table, or the whole database, is not there.
+	ErrLost = fmt.Errorf("%w: the table is gone", ErrSetup)
 )
 
 // refusalCodes are the exceptions that name the rows as the cause.
@@ -52,15 +54,19 @@ var setupCodes = []int{
 	10,  // NOT_FOUND_COLUMN_IN_BLOCK
 	16,  // NO_SUCH_COLUMN_IN_TABLE
 	20,  // NUMBER_OF_COLUMNS_DOESNT_MATCH
-	60,  // UNKNOWN_TABLE
 	62,  // SYNTAX_ERROR
-	81,  // UNKNOWN_DATABASE
 	115, // UNKNOWN_SETTING
 	164, // READONLY
 	192, // UNKNOWN_USER
 	193, // WRONG_PASSWORD
 	497, // ACCESS_DENIED
 	516, // AUTHENTICATION_FAILED
+}
+
+// lostCodes are the exceptions that say that there is nothing to insert into.
+var lostCodes = []int{
+	60, // UNKNOWN_TABLE
+	81, // UNKNOWN_DATABASE
 }
 
 // classify gives an insert's error its kind.
@@ -72,6 +78,8 @@ func classify(err error) error {
 	switch {
 	case slices.Contains(refusalCodes, ex.Code):
 		return fmt.Errorf("%w: %w", ErrRefused, err)
+	case slices.Contains(lostCodes, ex.Code):
+		return fmt.Errorf("%w: %w", ErrLost, err)
 	case slices.Contains(setupCodes, ex.Code):
 		return fmt.Errorf("%w: %w", ErrSetup, err)
 	}

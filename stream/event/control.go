@@ -90,6 +90,15 @@ type SinkPlan struct {
 	// Expired says that retention took the records before they landed: the plan
 	// only accounts for them.
 	Expired bool `json:"expired,omitempty"`
+	// Reland counts how often the partition was ordered to land again from the log's
+	// start. A plan carries the number of the order that it follows.
+	Reland uint64 `json:"reland,omitempty"`
+	// Opens says that the plan is the first one after such an order: rows that the
+	// database still has of its range are counted, the rest is expired.
+	Opens bool `json:"opens,omitempty"`
+	// Who and Why are those of an order.
+	Who string `json:"who,omitempty"`
+	Why string `json:"why,omitempty"`
 }
 
 // RuleStart states from which offset of a partition of md a rule set applies.

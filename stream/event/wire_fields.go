@@ -379,6 +379,10 @@ func (s *SinkPlan) fields(c *coder) {
 	c.uint32(7, &s.Epoch)
 	c.time(8, &s.Time)
 	c.bool(9, &s.Expired)
+	c.uint(10, &s.Reland)
+	c.bool(11, &s.Opens)
+	c.string(12, &s.Who)
+	c.string(13, &s.Why)
 }
 
 // EventType returns TypeRuleStart.

@@ -120,7 +120,7 @@ invalid, 4 a dependency is down.`,
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Running:"}, &cobra.Group{ID: "look", Title: "Looking:"}, &cobra.Group{ID: "setup", Title: "Setting up:"})
 	root.AddCommand(
 		t.demoCommand(), t.runCommand(), t.kafkaCommand(), t.clickhouseCommand(), t.simulateCommand(), t.haltCommand(), t.resumeCommand(),
-		t.tailCommand(), t.queryCommand(), t.topicsCommand(), t.lagCommand(), t.listCommand(), t.sessionCommand(), t.paperCommand(), t.benchCommand(),
+		t.tailCommand(), t.queryCommand(), t.topicsCommand(), t.lagCommand(), t.listCommand(), t.sessionCommand(), t.sinksCommand(), t.paperCommand(), t.benchCommand(),
 		t.checkCommand(), t.configCommand(), t.schemaCommand(), t.versionCommand(),
 	)
 	return root
