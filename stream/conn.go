@@ -43,7 +43,8 @@ type conn struct {
 	held       bool   // the predecessor still publishes: keep the frames
 	heldFrames []heldFrame
 	heldBytes  int
-	retired    bool      // the successor publishes
+	retired    bool // the successor publishes
+	subs       subscriptions
 	lastRecv   int64     // receive time of the last frame; at first of the connection
 	firstAt    time.Time // of the first data frame
 	lastAt     time.Time // of the last one when reading ended
@@ -82,6 +83,7 @@ func newConn(l *line, ws *websocket.Conn) *conn {
 
 // start subscribes, reads and watches in the background.
 func (c *conn) start() {
+	c.begin()
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
@@ -105,22 +107,6 @@ func (c *conn) start() {
 		wg.Wait()
 		close(c.ended)
 	}()
-}
-
-// subscribe sends the plan's messages, paced as the venue asks.
-func (c *conn) subscribe(ctx context.Context) error {
-	for i, msg := range c.line.plan.Messages {
-		if i > 0 && !pause(ctx, c.feed.info.SendEvery) {
-			return ctx.Err()
-		}
-		if err := c.ws.SetWriteDeadline(time.Now().Add(5 * time.Second)); err != nil {
-			return fmt.Errorf("setting a deadline: %w", err)
-		}
-		if err := c.ws.WriteMessage(websocket.TextMessage, msg); err != nil {
-			return fmt.Errorf("sending a subscription: %w", err)
-		}
-	}
-	return nil
 }
 
 // end closes the socket for a reason of ours; the first reason stays.
@@ -300,6 +286,7 @@ func (c *conn) watch() {
 			c.line.stalls.Store(0)
 		}
 		c.feed.lookForSilent(now)
+		c.askAgain(now)
 		if info.Ping > 0 && now.Sub(lastPing) >= info.Ping {
 			lastPing = now
 			// An error shows as a read error, or as silence.

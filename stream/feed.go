@@ -100,6 +100,7 @@ type symbol struct {
 	trades    event.Channel // the channel that makes its trades
 	announced bool          // its instrument was published when it was first seen
 	seen      bool          // a record of it came from this run
+	refusal   *refusal      // nil: the venue does not refuse it
 	channels  []channelState
 }
 
@@ -270,10 +271,14 @@ func (f *feed) receive(c *conn, data []byte, recv int64) error {
 		}
 	}
 	switch {
-	case fr.Control == venue.ControlNone || f.cfg.Replay:
+	case f.cfg.Replay:
+	case fr.Control == venue.ControlNone:
+		if fr.Answer != 0 {
+			c.answered(fr)
+		}
 	case fr.Control == venue.ControlRotate:
 		c.wantRotation()
-	case fr.Control == venue.ControlError:
+	case fr.Control == venue.ControlError && !c.answered(fr):
 		return &endError{why: "the venue refused", detail: fr.Message}
 	}
 	return nil
@@ -291,7 +296,9 @@ func (f *feed) item(c *conn, it *venue.Item, recv int64) (why string, err error)
 		}
 		s = f.addSymbol(it.Symbol, nil)
 	}
-	s.seen = true
+	if s.seen = true; s.refusal != nil {
+		f.accept(string(it.Symbol))
+	}
 	if !s.announced && (f.cfg.Replay || f.anySymbol()) {
 		s.announced = true
 		f.insts.infer(f, string(it.Symbol), recv)

@@ -62,10 +62,15 @@ func (s *server) drain(ws *websocket.Conn) {
 		if err != nil {
 			return
 		}
-		s.mu.Lock()
-		s.got = append(s.got, string(msg))
-		s.mu.Unlock()
+		s.note(string(msg))
 	}
+}
+
+// note keeps what a client sent.
+func (s *server) note(msg string) {
+	s.mu.Lock()
+	s.got = append(s.got, msg)
+	s.mu.Unlock()
 }
 
 func (s *server) messages() string {

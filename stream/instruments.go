@@ -111,7 +111,8 @@ func (in *instruments) infer(f *feed, symbol string, now int64) {
 }
 
 // fetch publishes the feed's configured symbols: the configuration's instruments
-// first, then the venue's, else inferred ones.
+// first, then the venue's, else inferred ones. It asks the venue again, ever more
+// rarely, for what it did not tell.
 func (in *instruments) fetch(ctx context.Context, f *feed) {
 	now := f.env.Clock.Now().UnixNano()
 	var ask []string
@@ -122,29 +123,45 @@ func (in *instruments) fetch(ctx context.Context, f *feed) {
 		}
 		ask = append(ask, symbol)
 	}
-	if len(ask) == 0 {
-		return
+	for wait := retryRefused; len(ask) > 0; wait = min(2*wait, retryRefusedMax) {
+		first := wait == retryRefused
+		missing := in.fetchOnce(ctx, f, ask)
+		for _, symbol := range missing {
+			if first {
+				in.infer(f, symbol, f.env.Clock.Now().UnixNano())
+			}
+		}
+		if ask = missing; f.cfg.REST == "" || len(ask) > 0 && !pause(ctx, wait) {
+			return
+		}
 	}
-	told := map[string]bool{}
-	if f.cfg.REST != "" {
-		ctx, cancel := context.WithTimeout(ctx, restTimeout)
-		defer cancel()
-		list, err := f.venue.Instruments(ctx, in.client, f.cfg.REST, ask)
-		if ctx.Err() != nil && err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			f.log.Warn("inferring instruments: the venue does not tell", "err", err)
-		}
-		for _, i := range list {
-			i.Time = now
-			told[i.Symbol] = true
-			in.publish(i)
-		}
+}
+
+// fetchOnce asks the venue for the symbols and returns those that it did not tell.
+func (in *instruments) fetchOnce(ctx context.Context, f *feed, ask []string) (missing []string) {
+	if f.cfg.REST == "" {
+		return ask
+	}
+	ctx, cancel := context.WithTimeout(ctx, restTimeout)
+	defer cancel()
+	list, err := f.venue.Instruments(ctx, in.client, f.cfg.REST, ask)
+	if ctx.Err() != nil && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		f.log.Warn("inferring instruments: the venue does not tell", "err", err)
+	}
+	listed := map[string]bool{}
+	for _, i := range list {
+		i.Time = f.env.Clock.Now().UnixNano()
+		listed[i.Symbol] = true
+		in.publish(i)
 	}
 	for _, symbol := range ask {
-		if !told[symbol] {
-			in.infer(f, symbol, now)
+		if !listed[symbol] {
+			missing = append(missing, symbol)
 		}
 	}
+	f.noteListed(ask, listed, err == nil)
+	return missing
 }

@@ -82,7 +82,16 @@ func (l *line) run(ctx context.Context) {
 // connect tries until it succeeds, or returns nil when ctx ends.
 func (l *line) connect(ctx context.Context) *conn {
 	for {
-		if !l.room(ctx) || !l.feed.dials.wait(ctx) {
+		if !l.room(ctx) {
+			return nil
+		}
+		if l.nothingToAsk(time.Now()) {
+			if !pause(ctx, time.Second) {
+				return nil
+			}
+			continue
+		}
+		if !l.feed.dials.wait(ctx) {
 			return nil
 		}
 		c, err := dial(ctx, l)

@@ -3,7 +3,9 @@ package stream
 import (
 	"errors"
 	"maps"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -34,6 +36,11 @@ type FeedStatus struct {
 	Gaps        uint64    `json:"gaps"`
 	LostIDs     uint64    `json:"lost_ids"`
 	Reconnects  uint64    `json:"reconnects"`
+	// The symbols that the venue refuses, of which nothing has come, and that its REST
+	// interface does not list; at most maxNamed of each.
+	RefusedSymbols  []string `json:"refused_symbols,omitempty"`
+	SilentSymbols   []string `json:"silent_symbols,omitempty"`
+	UnlistedSymbols []string `json:"unlisted_symbols,omitempty"`
 }
 
 // feedStats are one feed's counts, guarded by its mu. Prometheus reads them when
@@ -72,12 +79,19 @@ func total(m map[string]uint64) (n uint64) {
 	return n
 }
 
+// maxNamed bounds the symbols that /health and the labels of metrics name, for each feed
+// and state.
+const maxNamed = 100
+
+func named(symbols []string) []string { return slices.Clone(symbols[:min(len(symbols), maxNamed)]) }
+
 // status returns the feed's figures.
 func (f *feed) status() FeedStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := FeedStatus{Name: f.cfg.name(), Connections: f.alive, Trades: f.stats.trades, Quotes: f.stats.quotes, Duplicates: f.stats.duplicates, Late: f.stats.late, Epochs: f.stats.epochs,
 		Refused: total(f.stats.refused), Gaps: f.stats.gaps, LostIDs: f.stats.lostIDs, Reconnects: total(f.stats.reconnects)}
+	s.RefusedSymbols, s.SilentSymbols, s.UnlistedSymbols = named(f.refusedSymbols()), named(f.report.silent), named(f.report.unlisted)
 	if f.lastFrame != 0 {
 		s.LastFrame = time.Unix(0, f.lastFrame)
 	}
@@ -123,7 +137,7 @@ func (r *Role) Frames() map[string]FrameCount {
 type metrics struct {
 	role *Role
 
-	frames, refused, trades, quotes, duplicates, late, epochs, gaps, lost, reconnects, rotations, dead, deadDropped, connections, last, queue *prometheus.Desc
+	frames, refused, trades, quotes, duplicates, late, epochs, gaps, lost, reconnects, rotations, dead, deadDropped, connections, last, queue, symbols, symbol *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -149,6 +163,8 @@ func newMetrics(r *Role) (*metrics, error) {
 		deadDropped: desc("dead_letters_dropped_total", "Refused frames left out of topic dead because there were too many.", "feed"),
 		connections: desc("connections", "Connections alive.", "feed"),
 		last:        desc("last_message_timestamp_seconds", "Receive time of the last frame.", "feed"),
+		symbols:     desc("symbols", "Symbols by what is wrong with them: refused by the venue, silent, or not listed by it.", "feed", "state"),
+		symbol:      desc("symbol_wrong", "1 for a symbol that is refused, silent or unlisted; the first 100 of each in a feed.", "feed", "symbol", "state"),
 		queue:       desc("queue_bytes", "Bytes that wait for Kafka's acknowledgement."),
 	}
 	if err := r.env.Metrics.Register(m); err != nil {
@@ -159,7 +175,7 @@ func newMetrics(r *Role) (*metrics, error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.frames, m.refused, m.trades, m.quotes, m.duplicates, m.late, m.epochs, m.gaps, m.lost, m.reconnects, m.rotations, m.dead, m.deadDropped, m.connections, m.last, m.queue} {
+	for _, d := range []*prometheus.Desc{m.frames, m.refused, m.trades, m.quotes, m.duplicates, m.late, m.epochs, m.gaps, m.lost, m.reconnects, m.rotations, m.dead, m.deadDropped, m.connections, m.last, m.queue, m.symbols, m.symbol} {
 		ch <- d
 	}
 }
@@ -185,11 +201,20 @@ func (m *metrics) collectFeed(ch chan<- prometheus.Metric, f *feed) {
 		kinds[name] = c
 	}
 	alive, last := f.alive, f.lastFrame
+	wrong := map[string][]string{"refused": f.refusedSymbols(), "silent": slices.Clone(f.report.silent), "unlisted": slices.Clone(f.report.unlisted)}
 	f.mu.Unlock()
 
 	name := f.cfg.name()
 	count := func(d *prometheus.Desc, n uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append([]string{name}, labels...)...)
+	}
+	for state, symbols := range wrong {
+		ch <- prometheus.MustNewConstMetric(m.symbols, prometheus.GaugeValue, float64(len(symbols)), name, state)
+		for _, symbol := range named(symbols) {
+			if utf8.ValidString(symbol) { // a label that is not would break the whole answer
+				ch <- prometheus.MustNewConstMetric(m.symbol, prometheus.GaugeValue, 1, name, symbol, state)
+			}
+		}
 	}
 	for kind, c := range kinds {
 		count(m.frames, c.Published, kind, "published", "")

@@ -26,6 +26,7 @@ type report struct {
 	// since is when the first connection began, nextLook when symbols are looked at.
 	since, nextLook time.Time
 	silent          []string // symbols without a record, in order
+	unlisted        []string // symbols that the venue's REST interface does not list, in order
 }
 
 // badFrames counts the frames of one reason since the last log line.
@@ -66,7 +67,7 @@ func (f *feed) lookForSilent(now time.Time) {
 	r.nextLook = now.Add(silentAfter)
 	var silent []string
 	for name, s := range f.symbols {
-		if !s.seen {
+		if !s.seen && s.refusal == nil {
 			silent = append(silent, name)
 		}
 	}
@@ -75,6 +76,35 @@ func (f *feed) lookForSilent(now time.Time) {
 		f.log.Warn("nothing has come of symbols: are they written as the venue writes them, and traded?", "symbols", shorten(fresh), "for", now.Sub(r.since).Round(time.Second).String())
 	}
 	r.silent = silent
+}
+
+// refusedSymbols are the symbols that the venue refuses, in order. mu is held.
+func (f *feed) refusedSymbols() (names []string) {
+	for name, s := range f.symbols {
+		if s.refusal != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// noteListed takes which of the symbols the venue lists, if it answered at all.
+func (f *feed) noteListed(asked []string, listed map[string]bool, answered bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := &f.report
+	r.unlisted = slices.DeleteFunc(r.unlisted, func(name string) bool { return listed[name] })
+	if !answered {
+		return
+	}
+	for _, name := range asked {
+		if !listed[name] && !slices.Contains(r.unlisted, name) {
+			r.unlisted = append(r.unlisted, name)
+			f.log.Warn("the venue does not list a symbol: its steps are inferred", "symbol", name)
+		}
+	}
+	slices.Sort(r.unlisted)
 }
 
 // shorten lists at most ten names.
@@ -92,6 +122,12 @@ func (f *feed) wrong() string {
 	var parts []string
 	if f.report.trouble != "" && !f.over {
 		parts = append(parts, f.report.trouble)
+	}
+	if refused := f.refusedSymbols(); len(refused) > 0 {
+		parts = append(parts, fmt.Sprintf("the venue refuses %s (%s)", shorten(refused), f.symbols[refused[0]].refusal.why))
+	}
+	if len(f.report.unlisted) > 0 {
+		parts = append(parts, "the venue does not list "+shorten(f.report.unlisted))
 	}
 	if len(f.report.silent) > 0 {
 		parts = append(parts, "nothing has come of "+shorten(f.report.silent))

@@ -87,7 +87,7 @@ func TestBadFramesAreSaid(t *testing.T) {
 	go2 := make(chan struct{})
 	s := serveVenue(t, func(n int, ws *websocket.Conn) {
 		if n == 1 {
-			send(ws, `{"error":{"code":2,"msg":"Invalid request: no such stream"},"id":1}`)
+			send(ws, `{"error":{"code":2,"msg":"Invalid request: no such stream"}}`)
 			(&server{}).drain(ws)
 			return
 		}

@@ -187,7 +187,7 @@ func TestDropIsMendedAtOnce(t *testing.T) {
 
 func TestVenueErrorReconnects(t *testing.T) {
 	reconnects(t, binanceFeed, "the venue refused", func(s *server, ws *websocket.Conn) {
-		send(ws, bnTrade(1), `{"code":2,"msg":"Invalid request","id":1}`)
+		send(ws, bnTrade(1), `{"code":2,"msg":"Invalid request"}`)
 		s.drain(ws)
 	})
 }

@@ -3,6 +3,7 @@ package venue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -65,31 +66,43 @@ func (binance) Plans(base string, symbols []string, channels []ChannelSpec) ([]P
 	if !strings.HasSuffix(u.Path, "/ws") && !strings.HasSuffix(u.Path, "/stream") {
 		u.Path = strings.TrimSuffix(u.Path, "/") + "/ws"
 	}
-	var streams []string
+	plans := []Plan{{URL: u.String()}}
+	perBatch := binancePerBatch / max(len(channels), 1)
+	for id := uint64(1); len(symbols) > 0; id++ {
+		batch := symbols[:min(perBatch, len(symbols))]
+		symbols = symbols[len(batch):]
+		if len(plans[len(plans)-1].Messages) == binanceStreams/binancePerBatch {
+			plans = append(plans, Plan{URL: u.String()})
+		}
+		msg, err := binance{}.Subscribe(id, batch, channels)
+		if err != nil {
+			return nil, err
+		}
+		last := &plans[len(plans)-1]
+		last.Messages, last.Symbols = append(last.Messages, msg...), append(last.Symbols, batch)
+	}
+	return plans, nil
+}
+
+var _ Subscriber = binance{}
+
+// Subscribe implements Subscriber. Binance refuses a request as a whole.
+func (binance) Subscribe(id uint64, symbols []string, channels []ChannelSpec) ([][]byte, error) {
+	streams := make([]string, 0, len(symbols)*len(channels))
 	for _, s := range symbols {
 		for _, c := range channels {
 			streams = append(streams, strings.ToLower(s)+"@"+c.Name)
 		}
 	}
-	plans := []Plan{{URL: u.String()}}
-	for id := 1; len(streams) > 0; id++ {
-		batch := streams[:min(binancePerBatch, len(streams))]
-		streams = streams[len(batch):]
-		if len(plans[len(plans)-1].Messages) == binanceStreams/binancePerBatch {
-			plans = append(plans, Plan{URL: u.String()})
-		}
-		msg, err := json.Marshal(struct {
-			Method string   `json:"method"`
-			Params []string `json:"params"`
-			ID     int      `json:"id"`
-		}{"SUBSCRIBE", batch, id})
-		if err != nil {
-			return nil, fmt.Errorf("writing the subscription: %w", err)
-		}
-		last := &plans[len(plans)-1]
-		last.Messages = append(last.Messages, msg)
+	msg, err := json.Marshal(struct {
+		Method string   `json:"method"`
+		Params []string `json:"params"`
+		ID     uint64   `json:"id"`
+	}{"SUBSCRIBE", streams, id})
+	if err != nil {
+		return nil, fmt.Errorf("writing the subscription: %w", err)
 	}
-	return plans, nil
+	return [][]byte{msg}, nil
 }
 
 // The fields of all payloads that are read; most names are one letter.
@@ -115,6 +128,7 @@ const (
 	bnCode
 	bnMsg
 	bnError
+	bnID
 	bnFields
 )
 
@@ -126,7 +140,7 @@ var bnLetters = [256]uint8{
 }
 
 // bnNames are the field's names in messages.
-var bnNames = [bnFields]string{"e", "E", "s", "t", "a", "p", "q", "T", "m", "f", "l", "u", "b", "B", "A", "stream", "data", "result", "code", "msg", "error"}
+var bnNames = [bnFields]string{"e", "E", "s", "t", "a", "p", "q", "T", "m", "f", "l", "u", "b", "B", "A", "stream", "data", "result", "code", "msg", "error", "id"}
 
 // The kinds that are told apart from the start, in the order given to
 // newKindTable.
@@ -243,6 +257,8 @@ func bnLongName(name []byte) uint {
 		return bnMsg + 1
 	case "error":
 		return bnError + 1
+	case "id":
+		return bnID + 1
 	}
 	return 0
 }
@@ -265,8 +281,10 @@ func (d *binanceDecoder) emit(recv int64, into *Frame) error {
 					into.Message = clip(d.s.string(&d.f[f]), 300)
 				}
 			}
+			into.Answer = d.answer()
 		case d.has(bnResult):
 			into.Kind, into.Ignored = bnKindAck, ReasonControl
+			into.Answer = d.answer()
 		case d.has(bnStream):
 			into.Kind, into.Ignored = bnKindPartial, ReasonNotUsed
 			if d.has(bnData) && d.f[bnData].kind != tokenObject {
@@ -305,6 +323,15 @@ func (d *binanceDecoder) emit(recv int64, into *Frame) error {
 		}
 	}
 	return nil
+}
+
+// answer is the id of the request that the frame answers, 0 where it tells none.
+func (d *binanceDecoder) answer() uint64 {
+	if !d.has(bnID) || d.f[bnID].kind != tokenNumber {
+		return 0
+	}
+	id, _ := parseUint(d.s.raw(&d.f[bnID]))
+	return id
 }
 
 // asError keeps a nil *FrameError from becoming an error that is not nil.
@@ -467,7 +494,14 @@ func (binance) Instruments(ctx context.Context, client *http.Client, base string
 			} `json:"filters"`
 		} `json:"symbols"`
 	}
-	if err := getJSON(ctx, client, target, &info); err != nil {
+	err := getJSON(ctx, client, target, &info)
+	var status *statusError
+	if errors.As(err, &status) && status.code == http.StatusBadRequest {
+		// One unknown symbol refuses the whole question: the whole list has the others.
+		whole, _, _ := strings.Cut(target, "?")
+		err = getJSON(ctx, client, whole, &info)
+	}
+	if err != nil {
 		return nil, err
 	}
 	wanted := set(symbols)

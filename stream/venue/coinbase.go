@@ -48,6 +48,18 @@ func (coinbase) Plans(base string, symbols []string, channels []ChannelSpec) ([]
 	if len(symbols) == 0 {
 		return []Plan{{URL: base}}, nil
 	}
+	msg, err := coinbase{}.Subscribe(1, symbols, channels)
+	if err != nil {
+		return nil, err
+	}
+	return []Plan{{URL: base, Messages: msg, Symbols: [][]string{symbols}}}, nil
+}
+
+var _ Subscriber = coinbase{}
+
+// Subscribe implements Subscriber. Coinbase refuses a request as a whole and names a bad
+// product in its error; requests have no ids.
+func (coinbase) Subscribe(_ uint64, symbols []string, channels []ChannelSpec) ([][]byte, error) {
 	names := make([]string, len(channels))
 	for i, c := range channels {
 		names[i] = c.Name
@@ -60,7 +72,7 @@ func (coinbase) Plans(base string, symbols []string, channels []ChannelSpec) ([]
 	if err != nil {
 		return nil, fmt.Errorf("writing the subscription: %w", err)
 	}
-	return []Plan{{URL: base, Messages: [][]byte{msg}}}, nil
+	return [][]byte{msg}, nil
 }
 
 // The fields that are read.

@@ -67,13 +67,21 @@ func getJSON(ctx context.Context, client *http.Client, target string, into any) 
 		return fmt.Errorf("reading instruments: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking for instruments: %s: %q", resp.Status, clip(bytes.TrimSpace(body), 200))
+		return fmt.Errorf("asking for instruments: %w", &statusError{code: resp.StatusCode, text: fmt.Sprintf("%s: %q", resp.Status, clip(bytes.TrimSpace(body), 200))})
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("decoding instruments: %w", err)
 	}
 	return nil
 }
+
+// statusError is an answer with another status than 200.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string { return e.text }
 
 const maxAnswer = 64 << 20
 

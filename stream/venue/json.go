@@ -62,10 +62,11 @@ const (
 	jsAsk
 	jsBidQty
 	jsAskQty
+	jsError
 	jsFields
 )
 
-var jsNames = [jsFields]string{"symbol", "price", "quantity", "time", "side", "id", "sequence", "bid", "ask", "bid_quantity", "ask_quantity"}
+var jsNames = [jsFields]string{"symbol", "price", "quantity", "time", "side", "id", "sequence", "bid", "ask", "bid_quantity", "ask_quantity", "error"}
 
 // jsonNode is one step of the paths: where to go on by key or position, and what
 // to capture here.
@@ -131,6 +132,9 @@ func newJSONVenue(cfg JSON) *jsonVenue {
 		cfg.Quote.Bid, cfg.Quote.Ask, cfg.Quote.BidQty, cfg.Quote.AskQty} {
 		put(path, i)
 	}
+	if cfg.Error != "" { // a refusal is a frame of its own
+		v.root.add(strings.TrimPrefix(cfg.Error, rootPrefix), jsError)
+	}
 	paths := make([]string, 0, len(cfg.Filter))
 	for path := range cfg.Filter {
 		paths = append(paths, path)
@@ -165,8 +169,23 @@ func (v *jsonVenue) Info() Info {
 	}
 }
 
-func (v *jsonVenue) Plans(base string, symbols []string, _ []ChannelSpec) ([]Plan, error) {
-	plan := Plan{URL: base}
+func (v *jsonVenue) Plans(base string, symbols []string, channels []ChannelSpec) ([]Plan, error) {
+	messages, err := v.Subscribe(1, symbols, channels)
+	if err != nil {
+		return nil, err
+	}
+	plan := Plan{URL: base, Messages: messages}
+	if len(symbols) > 0 {
+		plan.Symbols = [][]string{symbols}
+	}
+	return []Plan{plan}, nil
+}
+
+var _ Subscriber = (*jsonVenue)(nil)
+
+// Subscribe implements Subscriber. A message that names no symbol is sent once on a
+// connection.
+func (v *jsonVenue) Subscribe(id uint64, symbols []string, _ []ChannelSpec) (messages [][]byte, err error) {
 	quoted := make([]string, len(symbols))
 	for i, s := range symbols {
 		q, err := json.Marshal(s)
@@ -177,16 +196,19 @@ func (v *jsonVenue) Plans(base string, symbols []string, _ []ChannelSpec) ([]Pla
 	}
 	all := strings.Join(quoted, ",")
 	for _, msg := range v.cfg.Subscribe {
+		if id > 1 && !strings.Contains(msg, "{symbol") {
+			continue
+		}
 		msg = strings.ReplaceAll(msg, "{symbols}", all)
 		if !strings.Contains(msg, "{symbol}") {
-			plan.Messages = append(plan.Messages, []byte(msg))
+			messages = append(messages, []byte(msg))
 			continue
 		}
 		for _, s := range symbols {
-			plan.Messages = append(plan.Messages, []byte(strings.ReplaceAll(msg, "{symbol}", s)))
+			messages = append(messages, []byte(strings.ReplaceAll(msg, "{symbol}", s)))
 		}
 	}
-	return []Plan{plan}, nil
+	return messages, nil
 }
 
 // Kinds of a described feed.
@@ -225,6 +247,10 @@ func (d *jsonDecoder) Decode(frame []byte, recv int64, into *Frame) error {
 	}
 	if !s.end() {
 		return s.err()
+	}
+	if t := &d.f[jsError]; t.kind == tokenObject || t.kind == tokenString && t.from < t.to {
+		into.Kind, into.Ignored, into.Control, into.Message = jsKindOther, ReasonError, ControlError, clip(s.string(t), 300)
+		return nil
 	}
 	if d.v.cfg.List == "" {
 		d.list = token{from: int32(start), to: int32(len(frame)), kind: tokenArray}

@@ -29,6 +29,7 @@ type JSON struct {
 	Sequence  string            `yaml:"sequence" doc:"path to a sequence number"`
 	Quote     JSONQuote         `yaml:"quote" doc:"paths to the best bid and ask, where the feed sends them; without quotes nothing trades"`
 	Filter    map[string]string `yaml:"filter" doc:"path to text: elements in which the value at a path differs are ignored"`
+	Error     string            `yaml:"error" doc:"path from the frame to the text by which the venue refuses; a symbol that it names is set aside and the others are asked for again, one that names none ends the connection"`
 	Idle      time.Duration     `yaml:"idle" doc:"longest silence of a healthy connection, pings and pongs included; 0 takes 1m"`
 }
 
@@ -93,7 +94,7 @@ func (c *JSON) validate() component.Problems {
 		p.Addf("quote", "has quantities without bid and ask")
 	}
 	for _, f := range []struct{ name, path string }{{"list", c.List}, {"symbol", c.Symbol}, {"price", c.Price}, {"quantity", c.Quantity},
-		{"time", c.Time}, {"side", c.Side}, {"id", c.ID}, {"sequence", c.Sequence},
+		{"time", c.Time}, {"side", c.Side}, {"id", c.ID}, {"sequence", c.Sequence}, {"error", c.Error},
 		{"quote.bid", c.Quote.Bid}, {"quote.ask", c.Quote.Ask}, {"quote.bid_quantity", c.Quote.BidQty}, {"quote.ask_quantity", c.Quote.AskQty}} {
 		checkPath(&p, f.name, f.path)
 	}

@@ -40,6 +40,15 @@ type Venue interface {
 	Infer(symbol string) (event.Instrument, bool)
 }
 
+// Subscriber is a Venue that can be asked for symbols on a connection that lives, and
+// that refuses symbols, not connections: by an answer with the request's id, or by an
+// error that names them.
+type Subscriber interface {
+	// Subscribe writes the messages that ask for the symbols' channels. id counts the
+	// requests of a connection from 1.
+	Subscribe(id uint64, symbols []string, channels []ChannelSpec) ([][]byte, error)
+}
+
 // Decoder turns the frames of one connection into events. It is not safe for
 // concurrent use.
 type Decoder interface {
@@ -126,7 +135,9 @@ type Plan struct {
 	URL string
 	// Messages are sent, in order, right after connecting.
 	Messages [][]byte
-	Header   http.Header
+	// Symbols are the requests that a Subscriber's messages make up.
+	Symbols [][]string
+	Header  http.Header
 }
 
 // Kind is a kind of frame: an index into Decoder.Kinds. 0 is a frame whose kind
@@ -161,6 +172,8 @@ type Frame struct {
 	Control Control
 	// Message is the venue's error text, bounded.
 	Message string
+	// Answer is the id of the request that the frame answers; 0 where it tells none.
+	Answer uint64
 }
 
 // Mark says that the channel had reached this id.
@@ -181,7 +194,7 @@ type Item struct {
 }
 
 func (f *Frame) reset() {
-	f.Kind, f.Items, f.Ignored, f.Control, f.Message, f.Mark = 0, f.Items[:0], "", ControlNone, "", Mark{}
+	f.Kind, f.Items, f.Ignored, f.Control, f.Message, f.Mark, f.Answer = 0, f.Items[:0], "", ControlNone, "", Mark{}, 0
 }
 
 // add appends an item whose content is what an earlier frame left.
