@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,5 +247,68 @@ func TestRelandOrderTouchesNothingElse(t *testing.T) {
 	w.order()
 	if is := ends(); is != was {
 		t.Errorf("the topics' bounds changed from\n%s\nto\n%s", was, is)
+	}
+}
+
+// A database restored from an old backup is refused, and lands again from the log's start.
+func TestRelandsOverAnOldBackup(t *testing.T) {
+	w := newWorld(t)
+	rng := rand.New(rand.NewPCG(36, 36))
+	store := newFakeStore()
+	w.publish(rng, 900)
+	w.start(testConfig(), store, nil).drain(t)
+	backup := newFakeStore()
+	backup.tokens, backup.landed = maps.Clone(store.tokens), maps.Clone(store.landed)
+	for table, rows := range store.rows {
+		backup.rows[table] = slices.Clone(rows)
+	}
+	for range 2 {
+		w.publish(rng, 900)
+		w.start(testConfig(), store, nil).drain(t)
+	}
+	if err := w.refused(backup); !strings.Contains(err.Error(), "`autohedge sinks reland`") {
+		t.Errorf("the error does not name the command: %v", err)
+	}
+	w.order()
+	w.start(testConfig(), backup, nil).drain(t)
+	w.verify(backup)
+	backup.balance(t, w)
+}
+
+// After a topic has begun a new life, an order for the former one is void; one for the new
+// life lands what Kafka holds of both where the database is lost, and leaves the former
+// life's rows where it is not.
+func TestRelandAfterAdopt(t *testing.T) {
+	for _, lost := range []bool{true, false} {
+		t.Run(fmt.Sprintf("lost %t", lost), func(t *testing.T) {
+			w := newWorld(t)
+			rng := rand.New(rand.NewPCG(37, 37))
+			store := newFakeStore()
+			w.publish(rng, 900)
+			w.start(testConfig(), store, nil).drain(t)
+			w.order()
+			if _, err := w.client.AdoptTopics(t.Context(), []string{event.TopicMarket}, "me", "test"); err != nil {
+				t.Fatal(err)
+			}
+			w.restart()
+			former := len(store.rows["ticks"])
+			w.start(testConfig(), store, nil).drain(t)
+			if len(store.rows["ticks"]) != former {
+				t.Errorf("the void order changed %d ticks to %d", former, len(store.rows["ticks"]))
+			}
+			w.publish(rng, 600)
+			w.start(testConfig(), store, nil).drain(t)
+			all := len(store.rows["ticks"])
+			if lost {
+				store.loseDatabase()
+			}
+			w.order()
+			w.start(testConfig(), store, nil).drain(t)
+			store.balance(t, w)
+			store.once(t)
+			if len(store.rows["ticks"]) != all {
+				t.Errorf("%d ticks are there, were %d", len(store.rows["ticks"]), all)
+			}
+		})
 	}
 }

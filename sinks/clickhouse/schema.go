@@ -71,23 +71,19 @@ func (c *Client) Migrate(ctx context.Context) error {
 	for _, n := range applied {
 		done[n] = true
 	}
-	lost, err := c.forgetLostTables(ctx, len(applied) > 0)
-	if err != nil {
-		return err
-	}
 	names, err := migrations()
 	if err != nil {
 		return err
 	}
+	if err := c.remakeLostTables(ctx, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !done[n] })); err != nil {
+		return err
+	}
 	for _, name := range names {
-		if done[name] && !lost {
+		if done[name] {
 			continue
 		}
 		if err := c.apply(ctx, name); err != nil {
 			return err
-		}
-		if done[name] {
-			continue
 		}
 		if err := c.Exec(ctx, "INSERT INTO "+db+".schema_migrations (name) VALUES ("+quote(name)+")"); err != nil {
 			return fmt.Errorf("noting migration %s: %w", name, err)
@@ -97,34 +93,6 @@ func (c *Client) Migrate(ctx context.Context) error {
 		return err
 	}
 	return c.checkSchema(ctx)
-}
-
-// forgetLostTables tells whether tables that were made are gone. Before they are made
-// again, empty, landed stops to claim the partitions that had rows in them, so that the
-// sinks see that these are lost.
-func (c *Client) forgetLostTables(ctx context.Context, made bool) (lost bool, err error) {
-	if !made {
-		return false, nil
-	}
-	var there []string
-	if err := c.askOne(ctx, "SELECT groupArray(name) FROM system.tables WHERE database = "+quote(c.cfg.Database), &there); err != nil {
-		return false, fmt.Errorf("listing the tables: %w", err)
-	}
-	claimed := slices.Contains(there, tableLanded)
-	lost = !claimed
-	for _, table := range Tables {
-		if slices.Contains(there, table) {
-			continue
-		}
-		if lost = true; !claimed {
-			continue
-		}
-		where := "(topic, incarnation, partition) IN (SELECT topic, incarnation, partition FROM " + c.table(tableLanded) + " WHERE rows[" + quote(table) + "] > 0)"
-		if _, err := c.remove(ctx, tableLanded, where); err != nil {
-			return false, err
-		}
-	}
-	return lost, nil
 }
 
 // Prepare is Migrate under the name that the sinks know.
