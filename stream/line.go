@@ -350,7 +350,7 @@ func dial(ctx context.Context, l *line) (*conn, error) {
 	}
 	if err != nil {
 		if resp != nil && errors.Is(err, websocket.ErrBadHandshake) {
-			return nil, &refusedError{status: resp.Status, retryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+			return nil, &refusedError{status: resp.Status, retryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 		}
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
@@ -361,8 +361,11 @@ func dial(ctx context.Context, l *line) (*conn, error) {
 	return newConn(l, ws), nil
 }
 
-// retryAfter reads the seconds of that header, bounded to an hour.
-func retryAfter(text string) time.Duration {
+// retryAfter reads the seconds or the date of that header, bounded to an hour.
+func retryAfter(text string, now time.Time) time.Duration {
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), time.Hour)
+	}
 	n, err := strconv.ParseUint(text, 10, 32)
 	if err != nil {
 		return 0

@@ -36,6 +36,8 @@ type FeedStatus struct {
 	Gaps        uint64    `json:"gaps"`
 	LostIDs     uint64    `json:"lost_ids"`
 	Reconnects  uint64    `json:"reconnects"`
+	// BadFrames are the frames that came to nothing, by code or reason.
+	BadFrames map[string]uint64 `json:"bad_frames,omitempty"`
 	// The symbols that the venue refuses, of which nothing has come, and that its REST
 	// interface does not list; at most maxNamed of each.
 	RefusedSymbols  []string `json:"refused_symbols,omitempty"`
@@ -91,6 +93,7 @@ func (f *feed) status() FeedStatus {
 	defer f.mu.Unlock()
 	s := FeedStatus{Name: f.cfg.name(), Connections: f.alive, Trades: f.stats.trades, Quotes: f.stats.quotes, Duplicates: f.stats.duplicates, Late: f.stats.late, Epochs: f.stats.epochs,
 		Refused: total(f.stats.refused), Gaps: f.stats.gaps, LostIDs: f.stats.lostIDs, Reconnects: total(f.stats.reconnects)}
+	s.BadFrames = f.badTotals()
 	s.RefusedSymbols, s.SilentSymbols, s.UnlistedSymbols = named(f.refusedSymbols()), named(f.report.silent), named(f.report.unlisted)
 	if f.lastFrame != 0 {
 		s.LastFrame = time.Unix(0, f.lastFrame)

@@ -187,6 +187,47 @@ func TestSymbolLabelsAreBounded(t *testing.T) {
 	}
 }
 
+// TestAWrongPathIsInHealth: frames that give no record, for a path that leads nowhere or
+// a value that is none, are in /health while nothing else comes, and counted there.
+func TestAWrongPathIsInHealth(t *testing.T) {
+	described := venue.DefaultJSON()
+	described.Price = "data.prise"
+	cfg := DefaultFeed()
+	cfg.Name, cfg.Venue, cfg.Channels, cfg.Symbols, cfg.JSON = "guide", "json", nil, []string{"A-USD"}, &described
+	f := bare(t, &queue{room: 100}, cfg)
+	c := f.bareConn()
+	for _, frame := range []string{`{"symbol":"A-USD","data":{"price":1}}`, `{"symbol":"A-USD","data":{"price":2}}`, `{"symbol":"A-USD","data":{"prise":"x"}}`} {
+		if err := c.feedFrame(1, frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `feed guide: no frame has given a record: 1 frame bad_value (bad_value "price" at byte 34: "x" not a decimal number); 2 frames no_match (no price in them, as the paths say)`
+	if w := f.wrong(); w != want {
+		t.Errorf("/health says\n%s\nwant\n%s", w, want)
+	}
+	if got := f.status().BadFrames; got["no_match"] != 2 || got["bad_value"] != 1 || len(got) != 2 {
+		t.Errorf("counted %v", got)
+	}
+	if err := c.feedFrame(2, `{"symbol":"A-USD","data":{"prise":3}}`); err != nil {
+		t.Fatal(err)
+	}
+	if w := f.wrong(); w != "" {
+		t.Errorf("/health says %q after a record", w)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"": 0, "x": 0, "7": 7 * time.Second, "99999": time.Hour, "Fri, 02 Jan 2026 03:05:05 GMT": time.Minute,
+		"Fri, 02 Jan 2026 03:00:00 GMT": 0, "Sat, 03 Jan 2026 03:00:00 GMT": time.Hour,
+	} {
+		if got := retryAfter(text, now); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestNamesSymbol(t *testing.T) {
 	for _, c := range []struct {
 		text, symbol string

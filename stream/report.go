@@ -2,9 +2,12 @@ package stream
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/autohedge/autohedge/stream/venue"
 )
 
 const (
@@ -32,7 +35,9 @@ type report struct {
 // badFrames counts the frames of one reason since the last log line.
 type badFrames struct {
 	n      uint64
-	logged int64 // receive time
+	total  uint64
+	why    string // of the last one
+	logged int64  // receive time
 }
 
 // sayBad logs that a frame came to nothing, once a minute for each code. mu is held.
@@ -46,6 +51,8 @@ func (f *feed) sayBad(code, why string, data []byte, recv int64) {
 		f.report.bad[code] = b
 	}
 	b.n++
+	b.total++
+	b.why = why
 	if recv-b.logged < int64(reportEvery) {
 		return
 	}
@@ -76,6 +83,38 @@ func (f *feed) lookForSilent(now time.Time) {
 		f.log.Warn("nothing has come of symbols: are they written as the venue writes them, and traded?", "symbols", shorten(fresh), "for", now.Sub(r.since).Round(time.Second).String())
 	}
 	r.silent = silent
+}
+
+// describeBad lists the frames that came to nothing. mu is held.
+func (f *feed) describeBad() string {
+	var parts []string
+	for _, code := range slices.Sorted(maps.Keys(f.report.bad)) {
+		b := f.report.bad[code]
+		frames, why := "frames", b.why
+		if b.total == 1 {
+			frames = "frame"
+		}
+		switch code {
+		case venue.ReasonNoMatch:
+			why = "no price in them, as the paths say"
+		case reasonOtherSymbol:
+			why = "of symbols that are not configured"
+		}
+		parts = append(parts, fmt.Sprintf("%d %s %s (%s)", b.total, frames, code, why))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// badTotals are the frames that came to nothing, by code. mu is held.
+func (f *feed) badTotals() map[string]uint64 {
+	if len(f.report.bad) == 0 {
+		return nil
+	}
+	totals := make(map[string]uint64, len(f.report.bad))
+	for code, b := range f.report.bad {
+		totals[code] = b.total
+	}
+	return totals
 }
 
 // refusedSymbols are the symbols that the venue refuses, in order. mu is held.
@@ -125,6 +164,9 @@ func (f *feed) wrong() string {
 	}
 	if refused := f.refusedSymbols(); len(refused) > 0 {
 		parts = append(parts, fmt.Sprintf("the venue refuses %s (%s)", shorten(refused), f.symbols[refused[0]].refusal.why))
+	}
+	if f.stats.trades+f.stats.quotes == 0 && len(f.report.bad) > 0 {
+		parts = append(parts, "no frame has given a record: "+f.describeBad())
 	}
 	if len(f.report.unlisted) > 0 {
 		parts = append(parts, "the venue does not list "+shorten(f.report.unlisted))

@@ -46,7 +46,7 @@ func TestGapsAreStatedThroughDropsAndRestart(t *testing.T) {
 	r := start(t, client, component.Discard(), feed)
 	<-r.Ready()
 	status(t, r, func(f FeedStatus) bool { return f.Trades == 5 && f.Quotes == 3 && f.Connections == 1 })
-	want := FeedStatus{Name: "binance", Connections: 1, Trades: 5, Quotes: 3, Duplicates: 3, Refused: 1, Gaps: 3, LostIDs: 6, Reconnects: 1}
+	want := FeedStatus{Name: "binance", Connections: 1, Trades: 5, Quotes: 3, Duplicates: 3, Refused: 1, Gaps: 3, LostIDs: 6, Reconnects: 1, BadFrames: map[string]uint64{"malformed": 1}}
 	got := r.Feeds()[0]
 	got.LastFrame = time.Time{}
 	if diff := cmp.Diff(want, got); diff != "" {

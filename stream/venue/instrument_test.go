@@ -136,6 +136,10 @@ func TestSubscriptions(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", c.got, c.want)
 		}
 	}
+	odd := newJSONVenue(JSON{Symbol: "s", Price: "p", Subscribe: []string{`{"one":"{symbol}"}`}})
+	if got, want := show(odd.Plans("ws://h", []string{`E"TH-USD`}, nil)), "ws://h\n"+`{"one":"E\"TH-USD"}`; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
 	many := make([]string, 1200)
 	for i := range many {
 		many[i] = fmt.Sprintf("S%d", i)

@@ -204,8 +204,8 @@ func (v *jsonVenue) Subscribe(id uint64, symbols []string, _ []ChannelSpec) (mes
 			messages = append(messages, []byte(msg))
 			continue
 		}
-		for _, s := range symbols {
-			messages = append(messages, []byte(strings.ReplaceAll(msg, "{symbol}", s)))
+		for _, q := range quoted { // it is inside of a text
+			messages = append(messages, []byte(strings.ReplaceAll(msg, "{symbol}", q[1:len(q)-1])))
 		}
 	}
 	return messages, nil
