@@ -296,6 +296,12 @@ func TestRelandAfterAdopt(t *testing.T) {
 			if len(store.rows["ticks"]) != former {
 				t.Errorf("the void order changed %d ticks to %d", former, len(store.rows["ticks"]))
 			}
+			for n := range w.client.Partitions(event.TopicMarket) {
+				known, _, err := newPlans(w.client).read(t.Context(), place{event.TopicMarket, n})
+				if err != nil || known == nil || known.last.Reland != 0 {
+					t.Errorf("md/%d follows an order for its former life: %+v, %v", n, known, err)
+				}
+			}
 			w.publish(rng, 600)
 			w.start(testConfig(), store, nil).drain(t)
 			all := len(store.rows["ticks"])
