@@ -142,3 +142,68 @@ func checkLedger(t *testing.T, client *bus.Client, dir string) {
 	}
 	t.Logf("%d trades made, %d in the log, %d within stated gaps", made, found, inGaps)
 }
+
+// TestABadSymbolAtTheSimulator: beside a symbol that neither venue has, all others trade
+// on, through a drop and a planned rotation, and keep the venue's steps.
+func TestABadSymbolAtTheSimulator(t *testing.T) {
+	client := broker(t)
+	cfg := sim.DefaultConfig()
+	cfg.Dir, cfg.Rate = t.TempDir(), 1000
+	s, err := sim.Start(t.Context(), cfg, component.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	b, c := DefaultFeed(), DefaultFeed()
+	b.Name, b.Venue, b.URL, b.REST, b.Symbols = "binance", "binance", s.BinanceURL()+"/stream", s.BinanceREST(), append([]string{"NOSUCHUSDT"}, cfg.Binance...)
+	c.Name, c.Venue, c.URL, c.REST, c.Symbols = "coinbase", "coinbase", s.CoinbaseURL(), s.CoinbaseREST(), append([]string{"NO-SUCH"}, cfg.Coinbase...)
+	r := start(t, client, component.Discard(), b, c)
+	<-r.Ready()
+	for _, kind := range []sim.FaultKind{sim.Drop, sim.Shutdown, sim.CloseConn} {
+		before := r.Feeds()
+		if _, err := s.Inject(sim.Fault{Kind: kind}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() (bool, string) {
+			for i, now := range r.Feeds() {
+				if now.Trades < before[i].Trades+300 || now.Connections != 1 || len(now.RefusedSymbols)+len(now.UnlistedSymbols) == 0 {
+					return false, kind.String()
+				}
+			}
+			return true, ""
+		})
+	}
+	feeds := r.Feeds()
+	drainRole(t, r)
+	for i, bad := range []string{"NOSUCHUSDT", "NO-SUCH"} {
+		if got := feeds[i].UnlistedSymbols; len(got) != 1 || got[0] != bad {
+			t.Errorf("%s: unlisted are %q", feeds[i].Name, got)
+		}
+		if feeds[i].Reconnects > 3 { // those that were asked for, and no loop
+			t.Errorf("%s: %d reconnects", feeds[i].Name, feeds[i].Reconnects)
+		}
+	}
+	if got := feeds[1].RefusedSymbols; len(got) != 1 || got[0] != "NO-SUCH" {
+		t.Errorf("coinbase: refused are %q", got)
+	}
+	market, _ := logged(t, client, event.TopicMarket)
+	inst, _ := logged(t, client, event.TopicInstruments)
+	for _, symbols := range []struct {
+		venue string
+		list  []string
+	}{{"binance", cfg.Binance}, {"coinbase", cfg.Coinbase}} {
+		for _, symbol := range symbols.list {
+			key := symbols.venue + "|" + symbol
+			if len(only(market[key], "trade ")) == 0 {
+				t.Errorf("%s has no trades", key)
+			}
+			if lines := inst[key]; len(lines) != 1 || lines[0][len(lines[0])-7:] != "(venue)" {
+				t.Errorf("instrument %s: %q", key, lines)
+			}
+		}
+	}
+}
