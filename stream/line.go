@@ -27,6 +27,7 @@ const (
 	whyStall     = "stalled"
 	whyQueueFull = "queue full"
 	whyStopped   = "stopped"
+	whyTooLong   = "frame too long"
 )
 
 // endError ends a connection for a reason of ours.
@@ -233,6 +234,8 @@ func reason(err error) string {
 		return own.why
 	case errors.Is(err, bus.ErrQueueFull):
 		return whyQueueFull
+	case errors.Is(err, websocket.ErrReadLimit):
+		return whyTooLong
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
 		return whyClosed
 	}

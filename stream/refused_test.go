@@ -228,6 +228,26 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// TestAFrameThatIsTooLong: the connection was ended by us, and says so.
+func TestAFrameThatIsTooLong(t *testing.T) {
+	client := broker(t)
+	s := serveVenue(t, func(n int, ws *websocket.Conn) {
+		if n == 1 {
+			send(ws, bnTrade(1), strings.Repeat("x", maxFrame+1))
+		} else {
+			send(ws, bnTrade(2))
+		}
+		(&server{}).drain(ws)
+	})
+	r := start(t, client, component.Discard(), binanceFeed(s))
+	status(t, r, func(f FeedStatus) bool { return f.Trades == 2 })
+	drainRole(t, r)
+	lines, _ := logged(t, client, event.TopicMarket)
+	if got := only(lines["binance|BTCUSDT"], "unknown"); len(got) != 1 || !strings.HasSuffix(got[0], whyTooLong) {
+		t.Errorf("stated %q", got)
+	}
+}
+
 func TestNamesSymbol(t *testing.T) {
 	for _, c := range []struct {
 		text, symbol string
