@@ -20,7 +20,7 @@ func TestProofsSeeDamage(t *testing.T) {
 	p.clean()
 
 	for _, sql := range []string{
-		"ALTER TABLE ticks UPDATE price_exact = price_exact + 1 WHERE trade_id % 100 = 7 SETTINGS mutations_sync = 2",                               // sim_check
+		"ALTER TABLE ticks UPDATE price_exact = price_exact + 1 WHERE trade_id % 100 = 7 SETTINGS mutations_sync = 2",                   // sim_check
 		"ALTER TABLE quotes DELETE WHERE sequence % 100 = 7 SETTINGS mutations_sync = 2",                                                // missing
 		"INSERT INTO coverage SELECT * FROM coverage LIMIT 1",                                                                           // duplicates
 		"ALTER TABLE fills UPDATE fee_quote = fee_quote + toDecimal128('0.000000000000000001', 18) WHERE 1 SETTINGS mutations_sync = 2", // pnl_check
