@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"mime/multipart"
 	"net/http"
 	"net/url"
 	"os"
@@ -426,7 +427,9 @@ func sameText(a, b string) int {
 // the interface's own.
 func (q *request) readParameters() error {
 	if strings.HasPrefix(q.r.Header.Get("Content-Type"), "multipart/form-data") {
-		return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "External tables over HTTP are not supported by the embedded engine")
+		if err := q.readForm(); err != nil {
+			return err
+		}
 	}
 	// A session_id is accepted and holds nothing: some clients send one with every
 	// request, and need neither temporary tables nor settings to outlive it.
@@ -454,6 +457,37 @@ func (q *request) readParameters() error {
 	// this statement's alone, whatever the client calls it.
 	q.comment = strings.TrimSpace(q.comment + " " + q.id + " " + randomUUID())
 	q.settings = append(q.settings, param{"log_comment", q.comment})
+	return nil
+}
+
+// maxForm bounds the parameters that come as a form.
+const maxForm = 16 << 20
+
+// readForm takes parameters that come as a multipart form, as clients send those that are
+// too long for a URL. A part that is a file is an external table, which nothing here keeps.
+func (q *request) readForm() error {
+	form, err := q.r.MultipartReader()
+	left, parts := int64(maxForm), 0
+	for ; err == nil; parts++ {
+		var part *multipart.Part
+		if part, err = form.NextPart(); err != nil {
+			break
+		}
+		if part.FileName() != "" {
+			return exceptionf(codeNotImplemented, "NOT_IMPLEMENTED", "External tables (file %.32q of the form) are not supported by the embedded engine: join with values, or insert them into a table of your own", part.FileName())
+		}
+		var text []byte
+		if text, err = io.ReadAll(io.LimitReader(part, left+1)); int64(len(text)) > left {
+			return exceptionf(codeBadArguments, "BAD_ARGUMENTS", "The form is longer than %d bytes", maxForm)
+		}
+		left -= int64(len(text))
+		q.values.Set(part.FormName(), string(text))
+	}
+	if !errors.Is(err, io.EOF) || parts == 0 {
+		return exceptionf(codeBadArguments, "BAD_ARGUMENTS", "Reading the form: %v", err)
+	}
+	q.r.Body = http.NoBody
+	q.r.Header.Del("Content-Encoding")
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ClickHouse/ch-go/compress"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 )
 
 // frameBytes is the largest piece that is compressed into one native frame.
@@ -160,8 +161,10 @@ func decodeBody(r *http.Request, v url.Values) (io.ReadCloser, error) {
 			return nil, exceptionf(codeBadArguments, "BAD_ARGUMENTS", "Reading the zstd body: %v", err)
 		}
 		body = z.IOReadCloser()
+	case "lz4":
+		body = io.NopCloser(lz4.NewReader(r.Body)) // the frame format
 	default:
-		return nil, exceptionf(codeUnknownCompression, "UNKNOWN_COMPRESSION_METHOD", "Unknown compression method %.32q: gzip, deflate and zstd are known here", enc)
+		return nil, exceptionf(codeUnknownCompression, "UNKNOWN_COMPRESSION_METHOD", "Unknown compression method %.32q: gzip, deflate, lz4 and zstd are known here", enc)
 	}
 	if v.Get("decompress") == "1" {
 		frames := compress.NewReader(body)
