@@ -159,7 +159,7 @@ func (c *Client) gone(ctx context.Context, topic string, err error) error {
 			return rerr
 		}
 	}
-	return fmt.Errorf("the topic has been unknown to the brokers for %s; where it was deleted, stop every role and choose with \"autohedge topics adopt %s\" (its new life, what has landed stays) or \"autohedge topics discard %s\", then start again: %w", topicGone, topic, topic, err)
+	return fmt.Errorf("the topic has been unknown to the brokers for %s; where it was deleted, \"autohedge topics\" names the command that goes on: %w", topicGone, err)
 }
 
 // grant is the command by which somebody who may allows this user the topics, the
