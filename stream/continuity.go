@@ -9,7 +9,7 @@ import (
 )
 
 // heldMost bounds the trades of a channel that wait for the decision whether the venue
-// counts anew.
+// begins its ids again.
 const heldMost = 64
 
 // sortIDs brings trades of one channel and symbol, within a frame, into the order of
@@ -220,7 +220,7 @@ func (f *feed) before(c *conn, s *symbol, ch *channelState, id uint64, v verdict
 	return nil
 }
 
-// restart begins an epoch: the venue counts anew from about id on.
+// restart begins an epoch: the venue begins its ids again at about id.
 func (f *feed) restart(c *conn, s *symbol, ch *channelState, id uint64, recv int64) error {
 	last := ch.ids.last
 	ch.epoch++
@@ -234,7 +234,7 @@ func (f *feed) restart(c *conn, s *symbol, ch *channelState, id uint64, recv int
 	return nil
 }
 
-// hold keeps a trade until the next ones show whether the venue counts anew, however
+// hold keeps a trade until the next ones show whether the venue begins its ids again, however
 // long that takes: a symbol may trade once a minute.
 func (f *feed) hold(c *conn, s *symbol, ch *channelState, t *event.Trade) error {
 	if slices.ContainsFunc(ch.held, func(h event.Trade) bool { return h.TradeID == t.TradeID }) {
@@ -261,7 +261,7 @@ func (ch *channelState) takeHeld() []event.Trade {
 	return out
 }
 
-// settle gives up the thought that the venue counts anew: what is held was not seen, and
+// settle gives up the thought that the venue begins its ids again: what is held was not seen, and
 // is late, or it is a duplicate.
 func (f *feed) settle(c *conn, s *symbol, ch *channelState) error {
 	for _, t := range ch.takeHeld() {

@@ -247,7 +247,7 @@ func TestEpochs(t *testing.T) {
 	})
 }
 
-// TestNoEpoch: what is no sign of a venue that counts anew publishes nothing twice.
+// TestNoEpoch: what is no sign of a venue that begins its ids again publishes nothing twice.
 func TestNoEpoch(t *testing.T) {
 	t.Run("a server that lags", func(t *testing.T) {
 		p := binanceTape(t)

@@ -45,7 +45,7 @@ const (
 	reasonChannel     = "channel_not_taken"
 	reasonSecondTrade = "second_trade_channel"
 	reasonTooMany     = "too_many_symbols"
-	reasonHeld        = "held" // until it is known whether the venue counts anew
+	reasonHeld        = "held" // until it is known whether the venue begins its ids again
 )
 
 // Reasons in coverage records.
@@ -113,7 +113,7 @@ type channelState struct {
 	ids   ids
 	// lastRecv is the receive time of the last record.
 	lastRecv int64
-	// held are trades that wait for the decision whether the venue counts anew, and
+	// held are trades that wait for the decision whether the venue begins its ids again, and
 	// came on heldOn.
 	held   []event.Trade
 	heldOn *conn

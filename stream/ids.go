@@ -13,8 +13,8 @@ const (
 	newest    verdict = iota // above all before it
 	late                     // not above, and not seen before
 	duplicate                // seen before, or too old to tell
-	held                     // the venue may count anew: the next records decide
-	restarted                // the venue counts anew
+	held                     // the venue may have begun its ids again: the next records decide
+	restarted                // the venue begins its ids again
 )
 
 const (
@@ -25,10 +25,10 @@ const (
 	// ringSize is how many ids with holes are remembered.
 	ringSize = 512
 	// quoteWindow is the least number of quotes that a sequence must be behind, or before
-	// the first, to be one of a venue that counts anew: a server that lags is not so far
+	// the first, to be one of a venue that begins its ids again: a server that lags is not so far
 	// behind.
 	quoteWindow = 4096
-	// confirmations are the records that show that a venue counts anew by rising ids
+	// confirmations are the records that show that a venue begins its ids again: rising ids
 	// and times after the last one; restartRecords and restartTime the rising ids that
 	// show it without the venue's times.
 	confirmations  = 3
@@ -48,7 +48,7 @@ type sighting struct {
 
 // ids tells records that were seen from those that were not, for one channel of one
 // instrument (design.md section 3): only what was seen is a duplicate, and that a venue
-// counts anew is never taken from one lower id. It is pure; its memory is bounded, and
+// begins its ids again is never taken from one lower id. It is pure; its memory is bounded, and
 // an id above the last costs O(1).
 type ids struct {
 	kind   venue.IDs
@@ -91,7 +91,7 @@ func (w *ids) restore(r *lastRecord) {
 // span is an interval of ids, inclusive.
 type span struct{ from, to uint64 }
 
-// run is a series of rising ids that speak for a venue that counts anew.
+// run is a series of rising ids that speak for a venue that begins its ids again.
 type run struct {
 	id    uint64
 	time  int64
@@ -126,7 +126,7 @@ func (w *ids) judge(s sighting) verdict {
 	return duplicate
 }
 
-// continues counts a record that speaks for a venue that counts anew.
+// continues counts a record that speaks for a venue that begins its ids again.
 func (w *ids) continues(s sighting) {
 	if w.run.n == 0 || s.id <= w.run.id || s.time < w.run.time {
 		w.run = run{since: s.recv}

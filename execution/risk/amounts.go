@@ -22,7 +22,8 @@ func dollars(amount string) Amounts {
 	return Amounts{"USD": d, "USDT": d}
 }
 
-// WantMapping tells who wrote one number for every currency what to write.
+// WantMapping is the error for one number that is meant for every currency: it says what
+// to write.
 func (Amounts) WantMapping(scalar string) string {
 	return fmt.Sprintf("is %s of no currency: write an amount for each quote currency that may be traded, such as {USD: %s, USDT: %s}", scalar, scalar, scalar)
 }
