@@ -123,7 +123,8 @@ func (a *Admin) DeleteTopics(t testing.TB, names ...string) {
 	})
 }
 
-// CreateTopic creates a topic with one replica.
+// CreateTopic creates a topic with one replica, and waits until the brokers tell of it:
+// Apache Kafka answers before.
 func (a *Admin) CreateTopic(t testing.TB, name string, partitions int32, configs map[string]string) {
 	t.Helper()
 	req := kmsg.NewPtrCreateTopicsRequest()
@@ -138,6 +139,9 @@ func (a *Admin) CreateTopic(t testing.TB, name string, partitions int32, configs
 	req.Topics = append(req.Topics, topic)
 	res, err := req.RequestWith(t.Context(), a.Client)
 	Check(t, "creating "+name, Ask(t, res, err).Topics[0].ErrorCode)
+	Eventually(t, "topic "+name+" is there", 10*time.Second, func() bool {
+		return slices.Contains(a.Topics(t), name)
+	})
 }
 
 // SetConfig changes settings of a topic.
