@@ -32,12 +32,15 @@ type Client struct {
 	env       component.Env
 	metrics   *metrics
 	transport *kafka.Transport
-	kafka     *kafka.Client
-	leaders   *leaders
-	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
-	tls       *tls.Config
-	sasl      sasl.Mechanism
-	seeds     []string // host:port of the brokers, those configured first
+	// bulk has the connections for fetches that do not wait at the end of a log, see
+	// fetcher.once.
+	bulk    *kafka.Transport
+	kafka   *kafka.Client
+	leaders *leaders
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	tls     *tls.Config
+	sasl    sasl.Mechanism
+	seeds   []string // host:port of the brokers, those configured first
 
 	connected atomic.Bool  // Connect has returned
 	refusedAt atomic.Int64 // when a refused connection was logged last
@@ -86,10 +89,13 @@ func connectOver(ctx context.Context, cfg Config, env component.Env, dial func(c
 	if c.sasl, err = cfg.saslMechanism(); err != nil {
 		return nil, fmt.Errorf("connecting to Kafka: %w", err)
 	}
-	c.transport = &kafka.Transport{
-		Dial: c.connect, DialTimeout: dialTimeout, IdleTimeout: idleTimeout,
-		MetadataTTL: 2 * time.Second, ClientID: clientID,
+	newTransport := func() *kafka.Transport {
+		return &kafka.Transport{
+			Dial: c.connect, DialTimeout: dialTimeout, IdleTimeout: idleTimeout,
+			MetadataTTL: 2 * time.Second, ClientID: clientID,
+		}
 	}
+	c.transport, c.bulk = newTransport(), newTransport()
 	c.leaders = newLeaders(c.connect)
 	c.kafka = &kafka.Client{Addr: kafka.TCP(cfg.Brokers...), Transport: c.transport}
 	brokers, err := c.probe(ctx)
@@ -217,6 +223,7 @@ func (c *Client) knownTopics() map[string]int32 {
 // before.
 func (c *Client) Close() error {
 	c.transport.CloseIdleConnections()
+	c.bulk.CloseIdleConnections()
 	c.leaders.close()
 	return nil
 }

@@ -17,6 +17,9 @@ import (
 const (
 	// fetchBytes is what one fetch asks for at most, see prefetch.ask.
 	fetchBytes = 1 << 20
+	// waitingFetchBytes is what a fetch asks for that waits at the end of a log: the
+	// first records that come are few, and the next fetch takes the rest.
+	waitingFetchBytes = 64 << 10
 	// fetchWait is how long a broker holds an empty answer back: an idle reader
 	// costs four requests a second and adds no delay.
 	fetchWait = 250 * time.Millisecond
@@ -194,8 +197,17 @@ func (m *misfit) Error() string { return m.err.Error() }
 // once does one fetch and checks what came; a chunk without an answer is an empty
 // one. Only what is committed is read: the broker gives nothing from the first open
 // transaction on, and says which of the others were aborted.
+//
+// Fetches that wait take small answers over connections of their own. Each occupies a
+// connection for as long as it waits, so there are as many as partitions are read, and a
+// broker may keep the memory of a connection's largest answer (kfake does, see write in its
+// client_conn.go): large answers on all of them would be hundreds of megabytes. Fetches that
+// do not wait share the few connections that are in use at one time.
 func (f *fetcher) once(ctx context.Context) (c chunk, err error) {
 	ask := f.room.ask()
+	if !f.more {
+		ask = min(ask, waitingFetchBytes)
+	}
 	call := &fetchCall{room: f.room, Request: fetch.Request{
 		ReplicaID: -1, MaxWaitTime: int32(fetchWait.Milliseconds()), MinBytes: 1, MaxBytes: ask, SessionEpoch: -1, IsolationLevel: int8(kafka.ReadCommitted),
 		Topics: []fetch.RequestTopic{{Topic: f.name, Partitions: []fetch.RequestPartition{{

@@ -86,7 +86,11 @@ func (c *Client) fetch(ctx context.Context, call *fetchCall) (*fetchAnswer, erro
 	if call.room == nil {
 		call.room = new(prefetch)
 	}
-	res, err := c.transport.RoundTrip(ctx, c.kafka.Addr, call)
+	transport := c.transport
+	if call.MaxWaitTime == 0 {
+		transport = c.bulk
+	}
+	res, err := transport.RoundTrip(ctx, c.kafka.Addr, call)
 	if err != nil {
 		call.abandon()
 		return nil, err
