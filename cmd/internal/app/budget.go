@@ -110,7 +110,7 @@ func (e *engine) executionRole() *execution.Role {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, r := range e.roles {
-		if x, ok := r.role.(*execution.Role); ok {
+		if x, ok := r.current().(*execution.Role); ok {
 			select {
 			case <-x.Ready():
 				return x

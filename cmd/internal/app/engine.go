@@ -49,7 +49,10 @@ type engine struct {
 	store                                *clickhouse.Client
 	http                                 *obs.Server
 	locks                                []*folder.Lock
-	roles                                []*runningRole
+	roles                                []*supervisedRole
+	restarts                             *prometheus.CounterVec // by role
+	drainSeconds                         *prometheus.GaugeVec   // by role
+	requestHalt                          func(ctx context.Context, why string) error
 	budget                               *budget // set by connect
 
 	watching sync.WaitGroup
@@ -60,19 +63,15 @@ type engine struct {
 	failed chan struct{} // closed at the first fault of a role
 }
 
-// runningRole is a role and the end of its Run.
-type runningRole struct {
-	name string
-	role component.Role
-	done chan struct{}
-}
-
 func newEngine(cfg config.Config, f *folder.Folder, log *slog.Logger, clock component.Clock, progress io.Writer) *engine {
 	metrics := obs.NewRegistry(Version())
-	return &engine{
-		cfg: cfg, folder: f, metrics: metrics, board: health.NewBoard(f.Root()), progress: progress,
+	restarts, drainSeconds := newSupervisionMetrics(metrics)
+	e := &engine{
+		restarts: restarts, drainSeconds: drainSeconds, cfg: cfg, folder: f, metrics: metrics, board: health.NewBoard(f.Root()), progress: progress,
 		env: component.Env{Log: log, Metrics: metrics, Clock: clock}, failed: make(chan struct{}),
 	}
+	e.requestHalt = e.orderHalt
+	return e
 }
 
 // fault notes what went wrong; it ends up in the summary and in the exit code.
@@ -258,20 +257,13 @@ func (e *engine) start(ctx context.Context, specs []roleSpec) error {
 		e.board.Wait(s.name)
 	}
 	for _, s := range specs {
-		role, err := s.build(ctx, e)
-		if err != nil {
-			return fmt.Errorf("building role %s: %w", s.name, err)
-		}
-		r := &runningRole{name: s.name, role: role, done: make(chan struct{})}
-		e.mu.Lock()
-		e.roles = append(e.roles, r)
-		e.mu.Unlock()
-		go e.run(context.WithoutCancel(ctx), r)
 		begun := time.Now()
+		r, err := e.startRole(ctx, s)
+		if err != nil {
+			return err
+		}
 		select {
-		case <-role.Ready():
-			e.board.Done(s.name)
-			e.addHealth(role)
+		case <-r.ready:
 			e.env.Log.Debug("role is ready", "role", s.name, "took", time.Since(begun))
 		case <-r.done:
 			return fmt.Errorf("starting role %s: %s", s.name, strings.Join(e.faultList(), "; "))
@@ -321,39 +313,6 @@ func (e *engine) watchLag(ctx context.Context) {
 		groups = append(groups, r.name)
 	}
 	e.watching.Go(func() { e.client.WatchLag(ctx, lagEvery, groups...) })
-}
-
-func (e *engine) run(ctx context.Context, r *runningRole) {
-	defer close(r.done)
-	if err := r.role.Run(ctx); err != nil {
-		e.env.Log.Error("role stopped", "role", r.name, "err", err)
-		e.fault("role " + r.name + ": " + err.Error())
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		select {
-		case <-e.failed:
-		default:
-			close(e.failed)
-		}
-	}
-}
-
-// drain stops the roles, upstream first: each works to the end of its inputs,
-// flushes and stops before the next one downstream is asked to.
-func (e *engine) drain(ctx context.Context) {
-	e.board.SetPhase("stopping")
-	for _, r := range slices.Backward(e.roles) {
-		begun := time.Now()
-		if err := r.role.Drain(ctx); err != nil {
-			e.fault(fmt.Sprintf("draining %s: %v", r.name, err))
-		}
-		select {
-		case <-r.done:
-		case <-ctx.Done():
-			e.fault(fmt.Sprintf("draining %s: still running at the deadline", r.name))
-		}
-		e.env.Log.Info("role stopped", "role", r.name, "took", time.Since(begun).Round(time.Millisecond))
-	}
 }
 
 // close ends the connections and the servers this process embeds; what it

@@ -95,7 +95,7 @@ func playerFeed(e record.Endpoint) (stream.FeedConfig, error) {
 // streamRole returns this process's stream role, where it runs one.
 func (e *engine) streamRole() *stream.Role {
 	for _, r := range e.roles {
-		if s, ok := r.role.(*stream.Role); ok {
+		if s, ok := r.current().(*stream.Role); ok {
 			return s
 		}
 	}

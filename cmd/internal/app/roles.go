@@ -21,14 +21,15 @@ type roleSpec struct {
 	summary string
 	// store says that the role needs ClickHouse.
 	store bool
-	build func(ctx context.Context, e *engine) (component.Role, error)
+	// build makes a role of env; it may be called again once the role has ended.
+	build func(ctx context.Context, e *engine, env component.Env) (component.Role, error)
 }
 
 // roleTable lists every role, downstream first: they start in this order and
 // stop in the reverse one, so that what flows is always caught.
 func roleTable() []roleSpec {
 	return []roleSpec{
-		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine) (component.Role, error) {
+		{name: "sinks", summary: "land every topic in ClickHouse, each row once", store: true, build: func(_ context.Context, e *engine, env component.Env) (component.Role, error) {
 			store := sinks.ClickHouse(e.store)
 			if e.cfg.ClickHouse.URL == "" {
 				store = &roomyStore{Store: store, dir: e.folder.Root(), free: capacity.Free, exec: e.store.Exec}
@@ -37,7 +38,7 @@ func roleTable() []roleSpec {
 			if cfg.TrimBytes == 0 && len(e.cfg.Kafka.Brokers) == 0 {
 				cfg.TrimBytes = min(sinks.EmbeddedTrimBytes, e.maxLogBytes()/2)
 			}
-			role, err := sinks.New(cfg, e.client, store, e.env)
+			role, err := sinks.New(cfg, e.client, store, env)
 			if err != nil {
 				return nil, err
 			}
@@ -46,19 +47,19 @@ func roleTable() []roleSpec {
 			})
 			return role, nil
 		}},
-		{name: "execution", summary: "check decisions against hard limits and place the orders that survive", build: func(_ context.Context, e *engine) (component.Role, error) {
-			return execution.New(e.cfg.Execution, e.client, e.executionPaths(), e.env.With("execution"))
+		{name: "execution", summary: "check decisions against hard limits and place the orders that survive", build: func(_ context.Context, e *engine, env component.Env) (component.Role, error) {
+			return execution.New(e.cfg.Execution, e.client, e.executionPaths(), env.With("execution"))
 		}},
-		{name: "agents", summary: "let the desk judge each signal", build: func(_ context.Context, e *engine) (component.Role, error) {
-			return agents.New(e.cfg.Agents, e.client, e.env)
+		{name: "agents", summary: "let the desk judge each signal", build: func(_ context.Context, e *engine, env component.Env) (component.Role, error) {
+			return agents.New(e.cfg.Agents, e.client, env)
 		}},
-		{name: "signals", summary: "fire a signal when an indicator crosses its threshold", build: func(_ context.Context, e *engine) (component.Role, error) {
-			return signals.New(e.cfg.Signals, e.client, e.env.With("signals"))
+		{name: "signals", summary: "fire a signal when an indicator crosses its threshold", build: func(_ context.Context, e *engine, env component.Env) (component.Role, error) {
+			return signals.New(e.cfg.Signals, e.client, env.With("signals"))
 		}},
-		{name: "stream", summary: "supervise the feeds and publish market data", build: func(_ context.Context, e *engine) (component.Role, error) {
+		{name: "stream", summary: "supervise the feeds and publish market data", build: func(_ context.Context, e *engine, env component.Env) (component.Role, error) {
 			cfg := e.cfg.Stream
 			cfg.SpillDir = e.folder.Spill()
-			return stream.New(cfg, e.client, e.env)
+			return stream.New(cfg, e.client, env)
 		}},
 	}
 }

@@ -26,6 +26,10 @@ each takes its part of the partitions. Without configured brokers or ClickHouse
 URL the embedded ones of the data folder are used: those that another process
 runs, or else started here.
 
+A role that ends with an error that may be retried is started again, with pauses
+of 1 s to 30 s. One that ends more than five times within ten minutes halts new
+entries, as "autohedge halt" does, and ends the process.
+
 Roles, downstream first, as they start:
 ` + strings.Join(names, "\n"),
 		Example: `  autohedge run --config autohedge.yaml
@@ -90,7 +94,9 @@ func (t *tool) run(ctx context.Context, names []string) error {
 	dctx, cancel := context.WithTimeout(context.Background(), drainBudget)
 	defer cancel()
 	e.drain(dctx)
-	e.close(dctx)
+	closing, end := context.WithTimeout(context.Background(), drainBudget)
+	defer end()
+	e.close(closing)
 	if faults := e.faultList(); len(faults) > 0 {
 		return fmt.Errorf("the run had errors: %s", strings.Join(faults, "; "))
 	}
